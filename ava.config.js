@@ -1,0 +1,6 @@
+export default {
+  extensions: ['ts'],
+  files: ['test/**/*.ts', '!test/_*/**'],
+  timeout: '2m',
+  workerThreads: false,
+}
