@@ -1,0 +1,122 @@
+/*
+ * Accounts over HTTP
+ *
+ * Open one, look at it, its balance now or at a past moment, its statement.
+ */
+import type { Router } from '@koa/router'
+import type { DatabasePool } from 'slonik'
+import { v7 as uuidv7 } from 'uuid'
+import { z } from 'zod'
+import { createBatcher } from '../batch.ts'
+import { openAccount, readAccounts, readBalanceAt, readBalances } from '../db/account.ts'
+import { readStatement, type StatementCursor, statementCursor } from '../db/transfer.ts'
+import { accountRequest, fundingId, SERVICE_ACCOUNT, type Transfer } from '../transfer.ts'
+import type { Decisions } from './decision.ts'
+import { applied, readId, readQuery, readWait } from './header.ts'
+import type { Jobs } from './job.ts'
+import { Problem, parse, reach } from './problem.ts'
+import type { Submissions } from './submission.ts'
+
+const PAGE_LIMIT = 100
+
+export type AccountServices = { pool: DatabasePool; submissions: Submissions; decisions: Decisions; jobs: Jobs }
+
+export function accountRoutes(router: Router, { pool, submissions, decisions, jobs }: AccountServices): void {
+  const accounts = createBatcher({ run: (ids: string[]) => readAccounts(pool, ids), size: 1000 })
+  const balances = createBatcher({ run: (ids: string[]) => readBalances(pool, ids), size: 1000 })
+
+  router.post('/accounts', async (ctx) => {
+    const wait = readWait(ctx)
+    const { id = uuidv7(), balance } = parse(accountRequest, ctx.request.body)
+    const created_at = await open(id, balance ?? null)
+    ctx.status = 201
+    ctx.set('Location', `/accounts/${id}`)
+    if (balance === undefined) {
+      ctx.body = { id, overdraft: false, created_at }
+      return
+    }
+    const funding: Transfer = { id: fundingId(id), source: SERVICE_ACCOUNT, destination: id, amount: balance }
+    const job = await submissions.submit([funding])
+    const decision = wait > 0 ? await decisions.wait(funding.id, wait) : null
+    if (decision) applied(ctx, wait)
+    ctx.body = { id, overdraft: false, created_at, funding: decision ?? { ...funding, status: 'queued', job } }
+  })
+
+  /**
+   * An outage between the opening of an account and the queueing of its funding must not leave it poor for ever: the
+   * same request again takes up where the first one broke off. Any other request for an open account is refused.
+   */
+  async function open(id: string, opening: string | null): Promise<string> {
+    const created_at = await reach('database', openAccount(pool, id, opening))
+    if (created_at !== null) return created_at
+    const account = await reach('database', accounts.push(id))
+    const unfinished =
+      account !== null &&
+      account.opening !== null &&
+      account.opening === opening &&
+      !(await decisions.read(fundingId(id))) &&
+      !(await jobs.find(fundingId(id), undefined)) &&
+      !(await decisions.read(fundingId(id)))
+    if (!unfinished) throw new Problem('account-exists', `account ${id} is open already`)
+    return account.created_at
+  }
+
+  router.get('/accounts/:id', async (ctx) => {
+    const id = readId(ctx, 'account')
+    const account = await reach('database', accounts.push(id))
+    if (!account) throw unknown(id)
+    const { overdraft, created_at } = account
+    ctx.body = { id, overdraft, created_at }
+  })
+
+  router.get('/accounts/:id/balance', async (ctx) => {
+    const id = readId(ctx, 'account')
+    const { at } = readQuery(ctx, { at: pastMoment.optional() })
+    if (at === undefined) {
+      const found = await reach('database', balances.push(id))
+      if (!found) throw unknown(id)
+      ctx.body = { account: id, balance: found.balance }
+      return
+    }
+    const balance = await reach('database', readBalanceAt(pool, id, at))
+    if (balance === null) throw unknown(id, ` at ${at}`)
+    ctx.body = { account: id, balance, at }
+  })
+
+  router.get('/accounts/:id/transfers', async (ctx) => {
+    const id = readId(ctx, 'account')
+    const { limit, cursor } = readQuery(ctx, { limit: pageLimit, cursor: pageCursor.optional() })
+    if (!(await reach('database', accounts.push(id)))) throw unknown(id)
+    const { lines, next } = await reach('database', readStatement(pool, id, limit, cursor))
+    ctx.body = { account: id, transfers: lines, next_cursor: next && encode(next) }
+  })
+}
+
+function unknown(id: string, when = ''): Problem {
+  return new Problem('account-not-found', `no account ${id} was open${when}`)
+}
+
+const pastMoment = z.iso
+  .datetime({ offset: true, error: 'an RFC 3339 moment such as 2026-01-31T12:00:00Z' })
+  .refine((at) => Date.parse(at) <= Date.now(), { error: 'a moment in the past' })
+
+const pageLimit = z
+  .string()
+  .regex(/^\d{1,3}$/, { error: `a whole number from 1 to ${PAGE_LIMIT}` })
+  .transform(Number)
+  .pipe(z.int().min(1, `a whole number from 1 to ${PAGE_LIMIT}`).max(PAGE_LIMIT, `a whole number from 1 to ${PAGE_LIMIT}`))
+  .default(20)
+
+/** Opaque to clients: the base64url of where the next page goes on. */
+const pageCursor = z.string().transform((text, context): StatementCursor => {
+  try {
+    return statementCursor.parse(JSON.parse(Buffer.from(text, 'base64url').toString()))
+  } catch {
+    context.addIssue({ code: 'custom', message: 'the next_cursor of an earlier page, unchanged' })
+    return z.NEVER
+  }
+})
+
+function encode(cursor: StatementCursor): string {
+  return Buffer.from(JSON.stringify(cursor)).toString('base64url')
+}

@@ -1,0 +1,44 @@
+/*
+ * The API
+ *
+ * Routes over what is passed in; holds no state that matters, so any number of processes may serve side by side.
+ *
+ * Next: transfer.ts, then submission.ts.
+ */
+import { Router } from '@koa/router'
+import Koa from 'koa'
+import type { Logger } from 'pino'
+import type { DatabasePool } from 'slonik'
+import type { TransferQueue } from '../queue.ts'
+import { accountRoutes } from './account.ts'
+import { readBody } from './body.ts'
+import { createDecisions } from './decision.ts'
+import { healthRoutes } from './health.ts'
+import { createJobs, jobRoutes } from './job.ts'
+import { problems } from './problem.ts'
+import type { Submissions } from './submission.ts'
+import { transferRoutes } from './transfer.ts'
+
+export function createApp(services: {
+  pool: DatabasePool
+  queue: TransferQueue
+  submissions: Submissions
+  log: Logger
+}): Koa {
+  const { pool, queue, submissions, log } = services
+  const decisions = createDecisions(pool)
+  const jobs = createJobs(queue)
+
+  const router = new Router()
+  transferRoutes(router, { submissions, decisions, jobs })
+  accountRoutes(router, { pool, submissions, decisions, jobs })
+  jobRoutes(router, { queue })
+  healthRoutes(router, { pool, queue })
+
+  const app = new Koa()
+  app.use(problems(log))
+  app.use(readBody())
+  app.use(router.routes())
+  app.use(router.allowedMethods())
+  return app
+}

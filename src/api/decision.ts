@@ -1,0 +1,59 @@
+/*
+ * Decisions
+ *
+ * How a client learns what became of its transfer: by asking, or by waiting. However many ask at a time, there is one
+ * query under way for all of them, and one more for all who wait.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { DatabasePool } from 'slonik'
+import { createBatcher } from '../batch.ts'
+import { readDecisions } from '../db/transfer.ts'
+import type { Decision } from '../transfer.ts'
+import { reach } from './problem.ts'
+
+export type Decisions = {
+  /** The decision, or null if there is none (yet). @throws Problem unavailable. */
+  read(id: string): Promise<Decision | null>
+  /** The decision as soon as there is one, or null when the time is over, whatever the state of the database. */
+  wait(id: string, seconds: number): Promise<Decision | null>
+}
+
+export function createDecisions(pool: DatabasePool): Decisions {
+  const reads = createBatcher({ run: (ids: string[]) => readDecisions(pool, ids), size: 1000 })
+  const waiters = new Map<string, Set<(decision: Decision) => void>>()
+  let polling = false
+
+  function wait(id: string, seconds: number): Promise<Decision | null> {
+    return new Promise((resolve) => {
+      const group = waiters.get(id) ?? new Set()
+      const done = (decision: Decision | null) => {
+        clearTimeout(timer)
+        group.delete(done)
+        if (group.size === 0) waiters.delete(id)
+        resolve(decision)
+      }
+      const timer = setTimeout(done, seconds * 1000, null)
+      waiters.set(id, group.add(done))
+      if (!polling) void poll()
+    })
+  }
+
+  async function poll(): Promise<void> {
+    polling = true
+    while (waiters.size > 0) {
+      const began = performance.now()
+      const decisions = await readDecisions(pool, [...waiters.keys()]).catch(() => [])
+      for (const decision of decisions) {
+        if (!decision) continue
+        for (const done of [...(waiters.get(decision.id) ?? [])]) done(decision)
+      }
+      // The more there is to look for, the longer the pause: waiting takes a quarter of one connection at most.
+      await sleep(Math.max(POLL_PAUSE_MS, 3 * (performance.now() - began)))
+    }
+    polling = false
+  }
+
+  return { read: (id) => reach('database', reads.push(id)), wait }
+}
+
+const POLL_PAUSE_MS = 5

@@ -1,0 +1,39 @@
+/*
+ * Request headers and query parameters that more than one route reads.
+ */
+import type { Context } from 'koa'
+import { z } from 'zod'
+import { idempotencyKey, uuid } from '../transfer.ts'
+import { parse } from './problem.ts'
+
+const WAIT_LIMIT_SECONDS = 30
+
+/** The Idempotency-Key header, if there is one. Node reads headers byte by byte; clients send UTF-8. */
+export function readKey(ctx: Context): string | undefined {
+  const given = ctx.req.headers['idempotency-key']
+  if (given === undefined) return undefined
+  return parse(idempotencyKey, Buffer.from(String(given), 'latin1').toString('utf8'), 'header Idempotency-Key')
+}
+
+/** `Prefer: wait=N` (RFC 7240) in seconds, 30 at most; 0 if the client does not ask to wait. */
+export function readWait(ctx: Context): number {
+  const given = ctx.req.headers.prefer
+  if (given === undefined) return 0
+  const wait = /(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?/i.exec(String(given))
+  return wait ? Math.min(Number(wait[1]), WAIT_LIMIT_SECONDS) : 0
+}
+
+/** Says that the wish to wait was granted. */
+export function applied(ctx: Context, seconds: number): void {
+  if (seconds > 0) ctx.set('Preference-Applied', `wait=${seconds}`)
+}
+
+/** An id in the path. @throws Problem invalid-request. */
+export function readId(ctx: { params: Record<string, string | undefined> }, resource: string): string {
+  return parse(uuid, ctx.params.id, `${resource} id`)
+}
+
+/** Query parameters, each at most once. @throws Problem invalid-request. */
+export function readQuery<Shape extends z.ZodRawShape>(ctx: Context, shape: Shape): z.output<z.ZodObject<Shape>> {
+  return parse(z.strictObject(shape), { ...ctx.query }, 'query') as z.output<z.ZodObject<Shape>>
+}

@@ -1,0 +1,85 @@
+/*
+ * Jobs over HTTP, and the search for a transfer that is still in one.
+ */
+import type { Router } from '@koa/router'
+import { createBatcher } from '../batch.ts'
+import { LIVING, type TransferJob, type TransferQueue, unpackTransfers } from '../queue.ts'
+import type { Transfer } from '../transfer.ts'
+import { readId } from './header.ts'
+import { Problem, reach } from './problem.ts'
+
+export type Queued = { transfer: Transfer; job: string }
+
+export type Jobs = {
+  /**
+   * Looks for a transfer among the jobs still to be worked on.
+   *
+   * @param hint the job that carries it, if the client knows: one look-up. Without it, or if it is wrong, the living
+   *   jobs are searched, once for all who ask at the moment.
+   * @throws Problem unavailable.
+   */
+  find(id: string, hint: string | undefined): Promise<Queued | null>
+}
+
+export function createJobs(queue: TransferQueue): Jobs {
+  const search = createBatcher({ run: searchAll, size: 10_000 })
+
+  async function find(id: string, hint: string | undefined): Promise<Queued | null> {
+    const hinted = hint === undefined ? null : await reach('queue', lookUp(id, hint))
+    return hinted ?? (await reach('queue', search.push(id)))
+  }
+
+  async function lookUp(id: string, jobId: string): Promise<Queued | null> {
+    const job = await queue.getJob(jobId)
+    const transfer = job && unpackTransfers(job.data).find((candidate) => candidate.id === id)
+    if (!job || !transfer) return null
+    const state = await queue.getJobState(jobId)
+    return LIVING.some((living) => living === state) ? { transfer, job: jobId } : null
+  }
+
+  async function searchAll(ids: string[]): Promise<(Queued | null)[]> {
+    const found = new Map<string, Queued>()
+    const wanted = new Set(ids)
+    for (const job of await queue.getJobs([...LIVING])) {
+      // A job may end while the list is being read.
+      if (!job?.id) continue
+      for (const transfer of unpackTransfers(job.data)) {
+        if (wanted.has(transfer.id)) found.set(transfer.id, { transfer, job: job.id })
+      }
+    }
+    return ids.map((id) => found.get(id) ?? null)
+  }
+
+  return { find }
+}
+
+export function jobRoutes(router: Router, { queue }: { queue: TransferQueue }): void {
+  router.get('/jobs/:id', async (ctx) => {
+    const id = readId(ctx, 'job')
+    const job = await reach('queue', queue.getJob(id))
+    const state = job && (await reach('queue', queue.getJobState(id)))
+    if (!job || state === 'unknown') {
+      throw new Problem('job-not-found', 'finished jobs are kept for an hour at most; their transfers are in the ledger')
+    }
+    ctx.body = describe(id, job, String(state))
+  })
+}
+
+function describe(id: string, job: TransferJob, state: string) {
+  return {
+    id,
+    state,
+    attempts: job.attemptsMade,
+    transfers: job.data.transfers.length,
+    posted: job.returnvalue?.posted ?? null,
+    rejected: job.returnvalue?.rejected ?? null,
+    submitted_at: moment(job.timestamp),
+    started_at: moment(job.processedOn),
+    finished_at: moment(job.finishedOn),
+    failure: job.failedReason ?? null,
+  }
+}
+
+function moment(epoch_ms: number | undefined): string | null {
+  return epoch_ms === undefined || epoch_ms === null ? null : new Date(epoch_ms).toISOString()
+}

@@ -1,0 +1,58 @@
+/*
+ * The API process
+ */
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { refuseOtherVersion } from '../db/migrate.ts'
+import { openPool } from '../db/pool.ts'
+import { createLog } from '../log.ts'
+import { runUntilStopped } from '../process.ts'
+import { openQueue, warnOfLoss } from '../queue.ts'
+import { readSettings } from '../settings.ts'
+import { createApp } from './app.ts'
+import { createSubmissions } from './submission.ts'
+
+await runUntilStopped(async () => {
+  const settings = readSettings()
+  const log = createLog(settings.LOG_LEVEL, 'api')
+  if (!settings.DATABASE_URL) throw new Error('DATABASE_URL is not set (npm start brings its own database)')
+
+  const pool = await openPool({
+    databaseUrl: settings.DATABASE_URL,
+    connections: settings.DATABASE_POOL,
+    timeout_ms: 900,
+    log,
+  })
+  await refuseOtherVersion(pool)
+  const queue = openQueue(settings)
+  queue.on('error', (error) => log.warn({ error: String(error) }, 'queue'))
+  await warnOfLoss(settings, log)
+
+  const submissions = createSubmissions({
+    queue,
+    batchSize: settings.BATCH_SIZE,
+    submissionLimit: settings.SUBMISSION_LIMIT,
+    queueLimit: settings.QUEUE_LIMIT,
+  })
+  const app = createApp({ pool, queue, submissions, log })
+  const server = createServer({ requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 }, app.callback())
+  server.listen(settings.PORT, settings.HOST)
+  await once(server, 'listening')
+  const { address, port, family } = server.address() as AddressInfo
+  const url = `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`
+  log.info({ url }, 'listening')
+
+  return {
+    url,
+    stop: async () => {
+      // What was accepted is answered; connections that are kept alive for more are closed.
+      server.close()
+      server.closeIdleConnections()
+      await once(server, 'close')
+      submissions.close()
+      await queue.close()
+      await pool.end()
+    },
+  }
+})

@@ -1,0 +1,76 @@
+/*
+ * Natural batching
+ *
+ * The one mechanism behind the flush of submissions, the coalesced reads and the posting of transfers: while nothing
+ * is under way, what arrives in one turn of the event loop is run at once; while something is, the rest gathers and
+ * goes with the next run. So batch size follows load, and idle latency stays low. No timers, nothing to tune.
+ */
+
+export type Batcher<Item, Result> = {
+  /** Resolves with the item's own result, or rejects with the error of the run it was part of. */
+  push(item: Item): Promise<Result>
+  /** Weight of what waits for the next run. */
+  waiting(): number
+}
+
+type Entry<Item, Result> = {
+  item: Item
+  resolve: (result: Result) => void
+  reject: (error: unknown) => void
+}
+
+/**
+ * @param run does the work of one batch; answers one result per item, in order.
+ * @param size the most that one batch may weigh; an item heavier than that goes alone.
+ * @param weigh what an item counts for; 1 unless told.
+ */
+export function createBatcher<Item, Result>(options: {
+  run: (items: Item[]) => Promise<Result[]>
+  size: number
+  weigh?: (item: Item) => number
+}): Batcher<Item, Result> {
+  const { run, size, weigh = () => 1 } = options
+  let queue: Entry<Item, Result>[] = []
+  let weight = 0
+  let busy = false
+
+  function push(item: Item): Promise<Result> {
+    return new Promise((resolve, reject) => {
+      queue.push({ item, resolve, reject })
+      weight += weigh(item)
+      if (busy) return
+      busy = true
+      setImmediate(drain)
+    })
+  }
+
+  async function drain(): Promise<void> {
+    while (queue.length > 0) {
+      const batch = take()
+      try {
+        const results = await run(batch.map((entry) => entry.item))
+        for (const [position, entry] of batch.entries()) entry.resolve(results[position] as Result)
+      } catch (error) {
+        for (const entry of batch) entry.reject(error)
+      }
+    }
+    busy = false
+  }
+
+  function take(): Entry<Item, Result>[] {
+    let taken = 0
+    let count = 0
+    for (const entry of queue) {
+      const heavier = taken + weigh(entry.item)
+      if (count > 0 && heavier > size) break
+      taken = heavier
+      count += 1
+    }
+    const batch = queue.slice(0, count)
+    queue = queue.slice(count)
+    weight -= taken
+    return batch
+  }
+
+  return { push, waiting: () => weight }
+}

@@ -1,0 +1,66 @@
+/*
+ * The connection pool
+ *
+ * slonik, with every default that matters written out. Each connection works as the role transfer_app, which can read
+ * the ledger and call its functions and nothing else, whatever the login behind DATABASE_URL could do.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { createPgDriverFactory } from '@slonik/pg-driver'
+import type { Logger } from 'pino'
+import { createPool, type DatabasePool } from 'slonik'
+
+export const APP_ROLE = 'transfer_app'
+
+/** The same database, on connections that work as transfer_app and speak UTC. */
+export function asApp(databaseUrl: string, options = ''): string {
+  const url = new URL(databaseUrl)
+  const given = url.searchParams.get('options') ?? ''
+  url.searchParams.set('options', `${given} -c role=${APP_ROLE} -c TimeZone=UTC ${options}`.trim())
+  return url.href
+}
+
+/**
+ * Opens a pool, waiting for a database that is not there yet: a service that is started before its database heals by
+ * itself. Afterwards the pool survives restarts of the database on its own.
+ *
+ * @param timeout_ms the most one statement or one connection attempt may take.
+ */
+export async function openPool(options: {
+  databaseUrl: string
+  connections: number
+  timeout_ms: number
+  log: Logger
+}): Promise<DatabasePool> {
+  const { databaseUrl, connections, timeout_ms, log } = options
+  for (;;) {
+    try {
+      return await createPool(asApp(databaseUrl), {
+        driverFactory: createPgDriverFactory(),
+        maxPoolSize: connections,
+        connectionTimeout: timeout_ms,
+        statementTimeout: timeout_ms,
+        idleTimeout: 60_000,
+        // The callers decide what is worth a second try; slonik's own retries would hide a deadlock from us.
+        connectionRetryLimit: 0,
+        queryRetryLimit: 0,
+        transactionRetryLimit: 0,
+        // The default, DISCARD ALL after every checkout, costs half again a query and drops prepared statements.
+        resetConnection: async () => {},
+        // slonik's own would make floats of numeric and lose cents.
+        typeParsers: [
+          { name: 'int8', parse: Number },
+          { name: 'numeric', parse: String },
+          { name: 'timestamptz', parse: rfc3339 },
+        ],
+      })
+    } catch (error) {
+      log.warn({ error: String(error) }, 'database not reachable yet; trying again in 1 s')
+      await sleep(1000)
+    }
+  }
+}
+
+/** Postgres' own spelling in UTC, "2026-01-31 23:59:59.123456+00", as RFC 3339 without losing its microseconds. */
+function rfc3339(text: string): string {
+  return text.replace(' ', 'T').replace(/\+00$/, 'Z')
+}

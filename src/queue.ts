@@ -1,0 +1,150 @@
+/*
+ * The queue
+ *
+ * What the API and the workers agree on: the shape of a job, its options, and where the queue lives: in Redis, or in
+ * the ledger's own Postgres when there is no REDIS_URL. Same classes, one factory each.
+ *
+ * Accepted must mean safe: an API answers 202 only after the queue has stored the job. A job that runs twice is
+ * harmless, because the ledger decides every transfer once.
+ *
+ * Next: db/transfer.ts, where a batch meets the ledger.
+ */
+import {
+  createPostgresBackend,
+  type IQueueBackend,
+  type Job,
+  type Processor,
+  Queue,
+  runMigrations,
+  Worker,
+  type WorkerOptions,
+} from 'bullmq'
+import { Redis } from 'ioredis'
+import type { Client } from 'pg'
+import type { Logger } from 'pino'
+import { APP_ROLE, asApp } from './db/pool.ts'
+import type { Settings } from './settings.ts'
+import type { Transfer } from './transfer.ts'
+
+/** A job is one flush: 1 to 1,000 transfers, packed as [id, source, destination, amount] to keep Redis small. */
+export type JobData = { transfers: [string, string, string, string][] }
+export type JobResult = { posted: number; rejected: number }
+
+export type TransferQueue = Queue<JobData, JobResult, string, JobData, JobResult, string, IQueueBackend>
+export type TransferJob = Job<JobData, JobResult, string>
+export type TransferWorker = Worker<JobData, JobResult, string, IQueueBackend>
+
+/** The states of a job that will still be worked on. */
+export const LIVING = ['active', 'waiting', 'delayed', 'prioritized'] as const
+
+export function packTransfers(transfers: readonly Transfer[]): JobData {
+  return { transfers: transfers.map(({ id, source, destination, amount }) => [id, source, destination, amount]) }
+}
+
+export function unpackTransfers(data: JobData): Transfer[] {
+  return data.transfers.map(([id, source, destination, amount]) => ({ id, source, destination, amount }))
+}
+
+const JOB_OPTIONS = {
+  // A job only fails for a transfer that the database cannot take at all (an outage is waited out inside the job).
+  attempts: 3,
+  backoff: { type: 'exponential', delay: 500 },
+  // Finished jobs are for operators to look at; what was decided is in the ledger.
+  removeOnComplete: { age: 3600, count: 1000 },
+  removeOnFail: { age: 7 * 24 * 3600, count: 10_000 },
+}
+
+/** Brings up BullMQ's own tables, for a queue that lives in Postgres, and lets the application use them. */
+export async function migrateQueue(client: Client): Promise<void> {
+  await runMigrations(client, 'bullmq')
+  await client.query(`
+    GRANT USAGE ON SCHEMA bullmq TO ${APP_ROLE};
+    GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA bullmq TO ${APP_ROLE};
+    GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA bullmq TO ${APP_ROLE}`)
+}
+
+/** The producing side: adds jobs, reads them. Fails at once while its store is down, and heals by itself. */
+export function openQueue(settings: Settings): TransferQueue {
+  const { QUEUE_NAME, DATABASE_URL, REDIS_URL } = settings
+  if (!REDIS_URL) {
+    return new Queue(
+      QUEUE_NAME,
+      { connection: postgresConnection(DATABASE_URL, 3), defaultJobOptions: JOB_OPTIONS },
+      createPostgresBackend,
+    ) as unknown as TransferQueue
+  }
+  return new Queue(QUEUE_NAME, {
+    connection: new Redis(REDIS_URL, {
+      // Together with the two skips below: a command against a Redis that is down fails now, not when it is back.
+      enableOfflineQueue: false,
+      maxRetriesPerRequest: 1,
+      commandTimeout: 700,
+      retryStrategy,
+    }),
+    skipWaitingForReady: true,
+    skipVersionCheck: true,
+    defaultJobOptions: JOB_OPTIONS,
+  }) as unknown as TransferQueue
+}
+
+/** The consuming side. */
+export function openWorker(settings: Settings, process: Processor<JobData, JobResult, string>): TransferWorker {
+  const { QUEUE_NAME, DATABASE_URL, REDIS_URL, WORKER_JOBS } = settings
+  const options: Omit<WorkerOptions, 'connection'> = {
+    concurrency: WORKER_JOBS,
+    // A killed worker's jobs are taken over when their lock has run out and two checks have gone by: within 10 s.
+    lockDuration: 5000,
+    stalledInterval: 2000,
+    // A worker that dies is no fault of its jobs, however often it happens.
+    maxStalledCount: 1_000_000,
+    autorun: false,
+  }
+  if (!REDIS_URL) {
+    return new Worker(
+      QUEUE_NAME,
+      process,
+      // A completion that is lost costs a job that runs twice, which is harmless: no need to wait for the disk.
+      { ...options, connection: postgresConnection(DATABASE_URL, 4, '-c synchronous_commit=off') },
+      createPostgresBackend,
+    ) as unknown as TransferWorker
+  }
+  return new Worker(QUEUE_NAME, process, {
+    ...options,
+    connection: new Redis(REDIS_URL, { maxRetriesPerRequest: null, retryStrategy }),
+  }) as unknown as TransferWorker
+}
+
+function retryStrategy(attempt: number): number {
+  return Math.min(50 * attempt, 1000)
+}
+
+function postgresConnection(databaseUrl: string | undefined, max: number, extra = '') {
+  if (!databaseUrl) throw new Error('neither REDIS_URL nor DATABASE_URL is set: there is no place for the queue')
+  const url = new URL(asApp(databaseUrl, extra))
+  // Apart from the URL, because BullMQ adds its search_path to them, and those in the URL would win.
+  const options = url.searchParams.get('options') ?? ''
+  url.searchParams.delete('options')
+  return { connectionString: url.href, options, max, connectionTimeoutMillis: 700 }
+}
+
+/** Says at start what an accepted transfer could be lost to, given how Redis is set up. */
+export async function warnOfLoss(settings: Settings, log: Logger): Promise<void> {
+  if (!settings.REDIS_URL) return
+  const wanted = [
+    ['appendonly', 'yes', 'a restart of Redis loses every job in it'],
+    ['appendfsync', 'always', 'a power cut loses what was accepted in the last second'],
+    ['maxmemory-policy', 'noeviction', 'Redis may drop jobs when its memory is full'],
+  ] as const
+  const redis = new Redis(settings.REDIS_URL, { lazyConnect: true, maxRetriesPerRequest: 1, retryStrategy: () => null })
+  redis.on('error', () => {})
+  try {
+    for (const [name, value, loss] of wanted) {
+      const [, found] = (await redis.config('GET', name)) as [string?, string?]
+      if (found !== undefined && found !== value) log.warn(`Redis has ${name} ${found}: ${loss}. Set ${name} ${value}`)
+    }
+  } catch (error) {
+    log.warn({ error: String(error) }, 'could not read the settings of Redis: make sure that it keeps what it accepts')
+  } finally {
+    redis.disconnect()
+  }
+}
