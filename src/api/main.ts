@@ -4,18 +4,18 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import type { Logger } from 'pino'
 import { refuseOtherVersion } from '../db/migrate.ts'
 import { openPool } from '../db/pool.ts'
 import { createLog } from '../log.ts'
 import { runUntilStopped } from '../process.ts'
 import { openQueue, warnOfLoss } from '../queue.ts'
-import { readSettings } from '../settings.ts'
+import { readSettings, type Settings } from '../settings.ts'
 import { createApp } from './app.ts'
 import { createSubmissions } from './submission.ts'
 
-await runUntilStopped(async () => {
-  const settings = readSettings()
-  const log = createLog(settings.LOG_LEVEL, 'api')
+/** Serves until stopped. @returns where, and how to stop: requests in hand are answered first. */
+export async function startApi(settings: Settings, log: Logger): Promise<{ url: string; stop: () => Promise<void> }> {
   if (!settings.DATABASE_URL) throw new Error('DATABASE_URL is not set (npm start brings its own database)')
 
   const pool = await openPool({
@@ -55,4 +55,11 @@ await runUntilStopped(async () => {
       await pool.end()
     },
   }
-})
+}
+
+if (import.meta.main) {
+  await runUntilStopped(() => {
+    const settings = readSettings()
+    return startApi(settings, createLog(settings.LOG_LEVEL, 'api'))
+  })
+}

@@ -53,12 +53,16 @@ export function parse<Schema extends z.ZodType>(schema: Schema, given: unknown, 
     if (issue.code === 'unrecognized_keys') {
       return issue.keys.map((key) => ({ pointer: `${pointer}/${key}`, detail: 'unknown: leave it out' }))
     }
-    const missing = issue.input === undefined && issue.code === 'invalid_type'
-    return { pointer, detail: missing ? 'missing' : `must be ${issue.message}` }
+    const missing = issue.path.length > 0 && reachInto(given, issue.path) === undefined
+    return { pointer, detail: missing ? `missing: ${issue.message}` : `must be ${issue.message}` }
   })
   const [first] = errors
   const rest = errors.length > 1 ? `, and ${errors.length - 1} more` : ''
   throw new Problem('invalid-request', `${first?.pointer || 'the request'}: ${first?.detail}${rest}`, { errors })
+}
+
+function reachInto(given: unknown, path: PropertyKey[]): unknown {
+  return path.reduce((value, step) => (value as Record<PropertyKey, unknown> | null | undefined)?.[step], given)
 }
 
 /**

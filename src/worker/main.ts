@@ -4,12 +4,13 @@
  * Takes jobs, a few at a time, and has every transfer in them decided. Any number of workers run side by side, on any
  * number of machines; one that is killed is missed by nobody: its jobs are taken over, and what it had decided stands.
  */
-import { createLog } from '../log.ts'
+import type { Logger } from 'pino'
 import { refuseOtherVersion } from '../db/migrate.ts'
 import { openPool } from '../db/pool.ts'
+import { createLog } from '../log.ts'
 import { runUntilStopped } from '../process.ts'
 import { type JobData, type JobResult, openWorker, type TransferJob, unpackTransfers } from '../queue.ts'
-import { readSettings } from '../settings.ts'
+import { readSettings, type Settings } from '../settings.ts'
 import { createPoster, type Poster } from './posting.ts'
 
 /** Done when every transfer of the job is decided. @throws the first PoisonError, once all others are decided. */
@@ -24,35 +25,41 @@ export async function work(poster: Poster, data: JobData): Promise<JobResult> {
   return result
 }
 
+/** Works until stopped. @returns how to stop: jobs in hand are finished first. */
+export async function startWorker(settings: Settings, log: Logger): Promise<{ stop: () => Promise<void> }> {
+  if (!settings.DATABASE_URL) throw new Error('DATABASE_URL is not set (npm start brings its own database)')
+
+  const pool = await openPool({
+    databaseUrl: settings.DATABASE_URL,
+    connections: settings.POSTING_CONCURRENCY + 1,
+    timeout_ms: 30_000,
+    log,
+  })
+  await refuseOtherVersion(pool)
+  const poster = createPoster({
+    pool,
+    batchSize: settings.BATCH_SIZE,
+    concurrency: settings.POSTING_CONCURRENCY,
+    log,
+  })
+  const worker = openWorker(settings, (job: TransferJob) => work(poster, job.data))
+  worker.on('error', (error) => log.warn({ error: String(error) }, 'queue'))
+  worker.on('failed', (job, error) => {
+    log.error({ job: job?.id, attempt: job?.attemptsMade, error: String(error) }, 'job failed')
+  })
+  worker.run().catch((error: unknown) => log.fatal({ err: error }, 'worker stopped by itself'))
+
+  return {
+    stop: async () => {
+      await worker.close()
+      await pool.end()
+    },
+  }
+}
+
 if (import.meta.main) {
-  await runUntilStopped(async () => {
+  await runUntilStopped(() => {
     const settings = readSettings()
-    const log = createLog(settings.LOG_LEVEL, 'worker')
-    if (!settings.DATABASE_URL) throw new Error('DATABASE_URL is not set (npm start brings its own database)')
-
-    const pool = await openPool({
-      databaseUrl: settings.DATABASE_URL,
-      connections: settings.POSTING_CONCURRENCY + 1,
-      timeout_ms: 30_000,
-      log,
-    })
-    await refuseOtherVersion(pool)
-    const poster = createPoster({
-      pool,
-      batchSize: settings.BATCH_SIZE,
-      concurrency: settings.POSTING_CONCURRENCY,
-      log,
-    })
-    const worker = openWorker(settings, (job: TransferJob) => work(poster, job.data))
-    worker.on('error', (error) => log.warn({ error: String(error) }, 'queue'))
-    worker.on('failed', (job, error) => log.error({ job: job?.id, attempt: job?.attemptsMade, error: String(error) }, 'job failed'))
-    worker.run().catch((error: unknown) => log.fatal({ err: error }, 'worker stopped by itself'))
-
-    return {
-      stop: async () => {
-        await worker.close()
-        await pool.end()
-      },
-    }
+    return startWorker(settings, createLog(settings.LOG_LEVEL, 'worker'))
   })
 }
