@@ -15,7 +15,7 @@
 --
 -- Answers: `outcomes`, in the order asked: 'posted', the reason of a rejection, or NULL where another transaction
 -- holds the source just now: nothing was decided, ask again. What was decided before answers its first outcome.
--- `long_tails`: sources whose received amount took more than 1,000 credits to add up, whose books want closing.
+-- `long_tails`: sources whose received amount took more than 100 credits to add up, whose books want closing.
 --
 -- Errors: unique_violation if a writer that made no claim took the same index: all is undone, ask again.
 --
@@ -93,7 +93,7 @@ BEGIN
     ) AS last ON true
     CROSS JOIN LATERAL received(claim.source) AS funds
   LOOP
-    IF chain.tail > 1000 THEN
+    IF chain.tail > long_tail() THEN
       long_tails := long_tails || chain.source;
     END IF;
 

@@ -4,9 +4,12 @@
 -- under way when the sum is taken: every transaction below it has ended, so the sum below it can never change. That is
 -- exact, needs no lock and no grace period.
 --
--- Transaction ids mean nothing in another cluster: after dump and restore the closings must be dropped and rebuilt.
---
 -- Next: 0004_roles.sql.
+
+-- How many credits since the last closing make a tail long: reading one then costs about as much as the rest of a
+-- decision, and a closing, one row, is spread over that many.
+
+CREATE FUNCTION ledger.long_tail() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 100';
 
 -- What an account has received by now, and over how many credits since its last closing that had to be added up. Plain
 -- enough for Postgres to inline it, so the door and the balances share this one definition at no cost.
@@ -132,4 +135,57 @@ BEGIN
   ON CONFLICT (account, horizon) DO NOTHING;
   GET DIAGNOSTICS closed = ROW_COUNT;
   RETURN closed;
+END $$;
+
+-- Closes the books of whoever has a long tail among the next 1,000 accounts after the given one. Answers the last of
+-- them, to go on from there, or NULL at the end. For accounts that nobody reads or spends from, whose tail nobody else
+-- would find.
+
+CREATE FUNCTION ledger.sweep_books(INOUT after uuid) LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = ledger, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+AS $$
+DECLARE
+  page uuid[];
+BEGIN
+  page := ARRAY(SELECT id FROM account WHERE id > after ORDER BY id LIMIT 1000);
+  PERFORM close_books(ARRAY(
+    SELECT id FROM unnest(page) AS id CROSS JOIN LATERAL received(id) AS credits WHERE credits.tail > long_tail()
+  ));
+  after := page[1000];
+END $$;
+
+-- Transaction ids mean nothing in another cluster. After a dump and restore, closings made in the old one would hide
+-- credits written in the new one. So the ledger remembers where its closings were made, and the service refuses to
+-- start anywhere else until they are rebuilt.
+
+CREATE TABLE ledger.cluster (
+  system_identifier bigint      NOT NULL,
+  recorded_at       timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+INSERT INTO ledger.cluster SELECT system_identifier FROM pg_control_system();
+
+CREATE FUNCTION ledger.closings_are_at_home() RETURNS boolean LANGUAGE sql AS $$
+  SELECT EXISTS (SELECT FROM ledger.cluster JOIN pg_control_system() USING (system_identifier))
+$$;
+
+-- Drops all closings and makes this cluster their home; sweep_books makes new ones. For the owner of the ledger, while
+-- the service is stopped. Credits from a cluster that was further ahead would not fall below a horizon here for a long
+-- time, so they get the oldest transaction id there is: nothing about the money changes, and the trigger is off for
+-- just this.
+
+CREATE FUNCTION ledger.drop_closings() RETURNS void LANGUAGE plpgsql
+SET search_path = ledger, pg_temp
+AS $$
+BEGIN
+  IF NOT closings_are_at_home() THEN
+    ALTER TABLE credit DISABLE TRIGGER refuse_change;
+    UPDATE credit SET xid = '3' WHERE xid >= pg_current_xact_id();
+    ALTER TABLE credit ENABLE ALWAYS TRIGGER refuse_change;
+    DELETE FROM cluster;
+    INSERT INTO cluster SELECT system_identifier FROM pg_control_system();
+  END IF;
+  DELETE FROM closing;
 END $$;

@@ -24,5 +24,8 @@ GRANT EXECUTE ON FUNCTION
   ledger.spent(uuid),
   ledger.balances(uuid[]),
   ledger.balance_at(uuid, timestamptz),
-  ledger.close_books(uuid[])
+  ledger.close_books(uuid[]),
+  ledger.sweep_books(uuid),
+  ledger.long_tail(),
+  ledger.closings_are_at_home()
 TO transfer_app;

@@ -4,10 +4,12 @@
  * The one mechanism behind the flush of submissions, the coalesced reads and the posting of transfers: while nothing
  * is under way, what arrives in one turn of the event loop is run at once; while something is, the rest gathers and
  * goes with the next run. So batch size follows load, and idle latency stays low. No timers, nothing to tune.
+ *
+ * A run that fails takes those who wait down with it: what it needed is away, and they would learn the same, later.
  */
 
 export type Batcher<Item, Result> = {
-  /** Resolves with the item's own result, or rejects with the error of the run it was part of. */
+  /** Resolves with the item's own result, or rejects with the error of the run it was part of or waited for. */
   push(item: Item): Promise<Result>
   /** Weight of what waits for the next run. */
   waiting(): number
@@ -51,7 +53,9 @@ export function createBatcher<Item, Result>(options: {
         const results = await run(batch.map((entry) => entry.item))
         for (const [position, entry] of batch.entries()) entry.resolve(results[position] as Result)
       } catch (error) {
-        for (const entry of batch) entry.reject(error)
+        for (const entry of [...batch, ...queue]) entry.reject(error)
+        queue = []
+        weight = 0
       }
     }
     busy = false

@@ -6,7 +6,10 @@ import { type Logger, pino } from 'pino'
 
 export function createLog(level: string, part: string): Logger {
   const transport = process.stdout.isTTY
-    ? { target: 'pino-pretty', options: { translateTime: 'HH:MM:ss', ignore: 'pid,hostname,part', messageFormat: '{part}: {msg}' } }
+    ? {
+        target: 'pino-pretty',
+        options: { translateTime: 'HH:MM:ss', ignore: 'pid,hostname,part', messageFormat: '{part}: {msg}' },
+      }
     : undefined
   return pino({ level, base: { part }, ...(transport ? { transport } : {}) })
 }

@@ -26,13 +26,17 @@ import { APP_ROLE, asApp } from './db/pool.ts'
 import type { Settings } from './settings.ts'
 import type { Transfer } from './transfer.ts'
 
-/** A job is one flush: 1 to 1,000 transfers, packed as [id, source, destination, amount] to keep Redis small. */
-export type JobData = { transfers: [string, string, string, string][] }
+/**
+ * The three jobs there are. `post`: one flush, 1 to 1,000 transfers, packed as [id, source, destination, amount] to
+ * keep Redis small. `close`: the accounts whose books want closing. `sweep`: nothing; closes what nobody ordered.
+ */
+export type JobData = { transfers?: [string, string, string, string][]; accounts?: string[] }
+export type JobName = 'post' | 'close' | 'sweep'
 export type JobResult = { posted: number; rejected: number }
 
-export type TransferQueue = Queue<JobData, JobResult, string, JobData, JobResult, string, IQueueBackend>
-export type TransferJob = Job<JobData, JobResult, string>
-export type TransferWorker = Worker<JobData, JobResult, string, IQueueBackend>
+export type TransferQueue = Queue<JobData, JobResult, JobName, JobData, JobResult, JobName, IQueueBackend>
+export type TransferJob = Job<JobData, JobResult, JobName>
+export type TransferWorker = Worker<JobData, JobResult, JobName, IQueueBackend>
 
 /** The states of a job that will still be worked on. */
 export const LIVING = ['active', 'waiting', 'delayed', 'prioritized'] as const
@@ -42,7 +46,7 @@ export function packTransfers(transfers: readonly Transfer[]): JobData {
 }
 
 export function unpackTransfers(data: JobData): Transfer[] {
-  return data.transfers.map(([id, source, destination, amount]) => ({ id, source, destination, amount }))
+  return (data.transfers ?? []).map(([id, source, destination, amount]) => ({ id, source, destination, amount }))
 }
 
 const JOB_OPTIONS = {
@@ -87,8 +91,24 @@ export function openQueue(settings: Settings): TransferQueue {
   }) as unknown as TransferQueue
 }
 
+/** How often the books of accounts that nobody reads or spends from are looked at. */
+const SWEEP_INTERVAL_MS = 5 * 60_000
+
+/** Has the books swept now and then, by whichever worker is free; the same schedule however many ask for it. */
+export async function scheduleSweep(queue: TransferQueue): Promise<void> {
+  await queue.upsertJobScheduler('sweep', { every: SWEEP_INTERVAL_MS }, { name: 'sweep', data: {}, opts: UNRECORDED })
+}
+
+/** Orders the closing of one account's books. Ordered again before it is done, it is done once. */
+export async function orderClosing(queue: TransferQueue, account: string): Promise<void> {
+  await queue.add('close', { accounts: [account] }, { ...UNRECORDED, jobId: `close-${account}` })
+}
+
+/** For jobs that leave nothing behind that anyone would look up. */
+const UNRECORDED = { removeOnComplete: true, removeOnFail: true }
+
 /** The consuming side. */
-export function openWorker(settings: Settings, process: Processor<JobData, JobResult, string>): TransferWorker {
+export function openWorker(settings: Settings, process: Processor<JobData, JobResult, JobName>): TransferWorker {
   const { QUEUE_NAME, DATABASE_URL, REDIS_URL, WORKER_JOBS } = settings
   const options: Omit<WorkerOptions, 'connection'> = {
     concurrency: WORKER_JOBS,

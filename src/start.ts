@@ -124,8 +124,9 @@ function listenForSignals(stopping: AbortController, parts: Parts): void {
     }
   }
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, onSignal)
-  // A terminal or a pipe that is gone must not take the order of stopping with it.
-  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined)
+  // A terminal that is gone must not take the order of stopping with it. slonik's logger has put a listener there that
+  // throws.
+  for (const stream of [process.stdout, process.stderr]) stream.removeAllListeners('error').on('error', () => undefined)
 }
 
 type Situation = { url: string; databaseUrl: string; embedded: Embedded | undefined; redisUrl: string | undefined }

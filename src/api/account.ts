@@ -5,12 +5,13 @@
  */
 import type { Router } from '@koa/router'
 import type { DatabasePool } from 'slonik'
-import { v7 as uuidv7 } from 'uuid'
 import { z } from 'zod'
 import { createBatcher } from '../batch.ts'
 import { openAccount, readAccounts, readBalanceAt, readBalances } from '../db/account.ts'
+import { LONG_TAIL } from '../db/closing.ts'
 import { readStatement, type StatementCursor, statementCursor } from '../db/transfer.ts'
-import { accountRequest, fundingId, SERVICE_ACCOUNT, type Transfer } from '../transfer.ts'
+import { orderClosing, type TransferQueue } from '../queue.ts'
+import { accountRequest, drawId, fundingId, SERVICE_ACCOUNT, type Transfer } from '../transfer.ts'
 import type { Decisions } from './decision.ts'
 import { applied, readId, readQuery, readWait } from './header.ts'
 import type { Jobs } from './job.ts'
@@ -19,15 +20,21 @@ import type { Submissions } from './submission.ts'
 
 const PAGE_LIMIT = 100
 
-export type AccountServices = { pool: DatabasePool; submissions: Submissions; decisions: Decisions; jobs: Jobs }
+export type AccountServices = {
+  pool: DatabasePool
+  queue: TransferQueue
+  submissions: Submissions
+  decisions: Decisions
+  jobs: Jobs
+}
 
-export function accountRoutes(router: Router, { pool, submissions, decisions, jobs }: AccountServices): void {
-  const accounts = createBatcher({ run: (ids: string[]) => readAccounts(pool, ids), size: 1000 })
-  const balances = createBatcher({ run: (ids: string[]) => readBalances(pool, ids), size: 1000 })
+export function accountRoutes(router: Router, { pool, queue, submissions, decisions, jobs }: AccountServices): void {
+  const accounts = createBatcher({ run: (ids: string[]) => reach('database', readAccounts(pool, ids)), size: 1000 })
+  const balances = createBatcher({ run: (ids: string[]) => reach('database', readBalances(pool, ids)), size: 1000 })
 
   router.post('/accounts', async (ctx) => {
     const wait = readWait(ctx)
-    const { id = uuidv7(), balance } = parse(accountRequest, ctx.request.body)
+    const { id = drawId(), balance } = parse(accountRequest, ctx.request.body)
     const created_at = await open(id, balance ?? null)
     ctx.status = 201
     ctx.set('Location', `/accounts/${id}`)
@@ -49,7 +56,7 @@ export function accountRoutes(router: Router, { pool, submissions, decisions, jo
   async function open(id: string, opening: string | null): Promise<string> {
     const created_at = await reach('database', openAccount(pool, id, opening))
     if (created_at !== null) return created_at
-    const account = await reach('database', accounts.push(id))
+    const account = await accounts.push(id)
     const unfinished =
       account !== null &&
       account.opening !== null &&
@@ -61,9 +68,18 @@ export function accountRoutes(router: Router, { pool, submissions, decisions, jo
     return account.created_at
   }
 
+  /** Orders the closing of an account's books, in the background, and not again for every read until it is done. */
+  const ordered = new Set<string>()
+  function closeSoon(id: string): void {
+    if (ordered.has(id)) return
+    ordered.add(id)
+    setTimeout(() => ordered.delete(id), 1000).unref()
+    orderClosing(queue, id).catch(() => {}) // the next read finds the same tail
+  }
+
   router.get('/accounts/:id', async (ctx) => {
     const id = readId(ctx, 'account')
-    const account = await reach('database', accounts.push(id))
+    const account = await accounts.push(id)
     if (!account) throw unknown(id)
     const { overdraft, created_at } = account
     ctx.body = { id, overdraft, created_at }
@@ -73,8 +89,9 @@ export function accountRoutes(router: Router, { pool, submissions, decisions, jo
     const id = readId(ctx, 'account')
     const { at } = readQuery(ctx, { at: pastMoment.optional() })
     if (at === undefined) {
-      const found = await reach('database', balances.push(id))
+      const found = await balances.push(id)
       if (!found) throw unknown(id)
+      if (found.tail > LONG_TAIL) closeSoon(id)
       ctx.body = { account: id, balance: found.balance }
       return
     }
@@ -86,7 +103,7 @@ export function accountRoutes(router: Router, { pool, submissions, decisions, jo
   router.get('/accounts/:id/transfers', async (ctx) => {
     const id = readId(ctx, 'account')
     const { limit, cursor } = readQuery(ctx, { limit: pageLimit, cursor: pageCursor.optional() })
-    if (!(await reach('database', accounts.push(id)))) throw unknown(id)
+    if (!(await accounts.push(id))) throw unknown(id)
     const { lines, next } = await reach('database', readStatement(pool, id, limit, cursor))
     ctx.body = { account: id, transfers: lines, next_cursor: next && encode(next) }
   })
@@ -104,7 +121,9 @@ const pageLimit = z
   .string()
   .regex(/^\d{1,3}$/, { error: `a whole number from 1 to ${PAGE_LIMIT}` })
   .transform(Number)
-  .pipe(z.int().min(1, `a whole number from 1 to ${PAGE_LIMIT}`).max(PAGE_LIMIT, `a whole number from 1 to ${PAGE_LIMIT}`))
+  .pipe(
+    z.int().min(1, `a whole number from 1 to ${PAGE_LIMIT}`).max(PAGE_LIMIT, `a whole number from 1 to ${PAGE_LIMIT}`),
+  )
   .default(20)
 
 /** Opaque to clients: the base64url of where the next page goes on. */

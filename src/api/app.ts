@@ -31,7 +31,7 @@ export function createApp(services: {
 
   const router = new Router()
   transferRoutes(router, { submissions, decisions, jobs })
-  accountRoutes(router, { pool, submissions, decisions, jobs })
+  accountRoutes(router, { pool, queue, submissions, decisions, jobs })
   jobRoutes(router, { queue })
   healthRoutes(router, { pool, queue })
 

@@ -13,11 +13,15 @@ export function readBody(): Middleware {
   const parseJson = bodyParser({ enableTypes: ['json'], jsonLimit: BODY_LIMIT, jsonStrict: true })
   return async (ctx: Context, next: Next) => {
     if (ctx.request.length !== 0 && ctx.request.is('json') === false) {
-      throw new Problem('unsupported-media-type', `send Content-Type: application/json, not ${ctx.get('Content-Type') || 'none'}`)
+      throw new Problem(
+        'unsupported-media-type',
+        `send Content-Type: application/json, not ${ctx.get('Content-Type') || 'none'}`,
+      )
     }
     await parseJson(ctx, async () => {
       const { rawBody } = ctx.request
-      if (rawBody !== undefined && A_NUMBER.test(rawBody)) ctx.request.body = JSON.parse(rawBody, onlyPlainIntegers as Reviver)
+      if (rawBody !== undefined && A_NUMBER.test(rawBody))
+        ctx.request.body = JSON.parse(rawBody, onlyPlainIntegers as Reviver)
       await next()
     })
   }

@@ -19,7 +19,7 @@ export type Decisions = {
 }
 
 export function createDecisions(pool: DatabasePool): Decisions {
-  const reads = createBatcher({ run: (ids: string[]) => readDecisions(pool, ids), size: 1000 })
+  const reads = createBatcher({ run: (ids: string[]) => reach('database', readDecisions(pool, ids)), size: 1000 })
   const waiters = new Map<string, Set<(decision: Decision) => void>>()
   let polling = false
 
@@ -53,7 +53,7 @@ export function createDecisions(pool: DatabasePool): Decisions {
     polling = false
   }
 
-  return { read: (id) => reach('database', reads.push(id)), wait }
+  return { read: reads.push, wait }
 }
 
 const POLL_PAUSE_MS = 5

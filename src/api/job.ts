@@ -22,11 +22,11 @@ export type Jobs = {
 }
 
 export function createJobs(queue: TransferQueue): Jobs {
-  const search = createBatcher({ run: searchAll, size: 10_000 })
+  const search = createBatcher({ run: (ids: string[]) => reach('queue', searchAll(ids)), size: 10_000 })
 
   async function find(id: string, hint: string | undefined): Promise<Queued | null> {
     const hinted = hint === undefined ? null : await reach('queue', lookUp(id, hint))
-    return hinted ?? (await reach('queue', search.push(id)))
+    return hinted ?? (await search.push(id))
   }
 
   async function lookUp(id: string, jobId: string): Promise<Queued | null> {
@@ -59,7 +59,10 @@ export function jobRoutes(router: Router, { queue }: { queue: TransferQueue }): 
     const job = await reach('queue', queue.getJob(id))
     const state = job && (await reach('queue', queue.getJobState(id)))
     if (!job || state === 'unknown') {
-      throw new Problem('job-not-found', 'finished jobs are kept for an hour at most; their transfers are in the ledger')
+      throw new Problem(
+        'job-not-found',
+        'finished jobs are kept for an hour at most; their transfers are in the ledger',
+      )
     }
     ctx.body = describe(id, job, String(state))
   })
@@ -70,7 +73,7 @@ function describe(id: string, job: TransferJob, state: string) {
     id,
     state,
     attempts: job.attemptsMade,
-    transfers: job.data.transfers.length,
+    transfers: unpackTransfers(job.data).length,
     posted: job.returnvalue?.posted ?? null,
     rejected: job.returnvalue?.rejected ?? null,
     submitted_at: moment(job.timestamp),

@@ -5,11 +5,12 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Logger } from 'pino'
+import { refuseOtherCluster } from '../db/closing.ts'
 import { refuseOtherVersion } from '../db/migrate.ts'
 import { openPool } from '../db/pool.ts'
 import { createLog } from '../log.ts'
 import { runUntilStopped } from '../process.ts'
-import { openQueue, warnOfLoss } from '../queue.ts'
+import { openQueue, scheduleSweep, warnOfLoss } from '../queue.ts'
 import { readSettings, type Settings } from '../settings.ts'
 import { createApp } from './app.ts'
 import { createSubmissions } from './submission.ts'
@@ -25,9 +26,13 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
     log,
   })
   await refuseOtherVersion(pool)
+  await refuseOtherCluster(pool)
   const queue = openQueue(settings)
   queue.on('error', (error) => log.warn({ error: String(error) }, 'queue'))
   await warnOfLoss(settings, log)
+
+  // The schedule is kept by the queue: that one of many processes got through to it once is enough.
+  scheduleSweep(queue).catch((error: unknown) => log.warn({ error: String(error) }, 'no sweep scheduled'))
 
   const submissions = createSubmissions({
     queue,
@@ -36,7 +41,10 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
     queueLimit: settings.QUEUE_LIMIT,
   })
   const app = createApp({ pool, queue, submissions, log })
-  const server = createServer({ requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 }, app.callback())
+  const server = createServer(
+    { requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 },
+    app.callback(),
+  )
   server.listen(settings.PORT, settings.HOST)
   await once(server, 'listening')
   const { address, port, family } = server.address() as AddressInfo

@@ -5,9 +5,9 @@
  * 4xx that says what to send, an outage a 503 that says when to come back; what nobody foresaw is a 500, logged once
  * with its cause and answered with nothing but the request id.
  */
+import { randomUUID } from 'node:crypto'
 import type { Context, Middleware, Next } from 'koa'
 import type { Logger } from 'pino'
-import { v7 as uuidv7 } from 'uuid'
 import type { z } from 'zod'
 import { isPassing } from '../db/fault.ts'
 
@@ -98,9 +98,12 @@ function unavailable(store: string, cause: unknown): Problem {
 
 /** The one funnel: gives each request its id, and turns whatever goes wrong into a problem. */
 export function problems(log: Logger): Middleware {
+  // Unique without drawing randomness for every request.
+  const boot = randomUUID().slice(0, 8)
+  let requests = 0
   return async (ctx: Context, next: Next) => {
     const given = ctx.get('X-Request-ID')
-    const requestId = /^[\w.:+/=-]{1,128}$/.test(given) ? given : uuidv7()
+    const requestId = /^[\w.:+/=-]{1,128}$/.test(given) ? given : `${boot}-${(++requests).toString(36)}`
     ctx.set('X-Request-ID', requestId)
     try {
       await next()
@@ -115,7 +118,11 @@ export function problems(log: Logger): Middleware {
       const problem = asProblem(error)
       const [status, title] = PROBLEMS[problem.type]
       if (status === 500) log.error({ err: error, request_id: requestId, path: ctx.path }, 'request failed')
-      else log.debug({ request_id: requestId, type: problem.type, cause: problem.cause && String(problem.cause) }, problem.message)
+      else
+        log.debug(
+          { request_id: requestId, type: problem.type, cause: problem.cause && String(problem.cause) },
+          problem.message,
+        )
       if (status === 503) ctx.set('Retry-After', '1')
       ctx.status = status
       ctx.body = {

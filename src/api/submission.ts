@@ -7,10 +7,9 @@
  *
  * Next: decision.ts, how a client learns what became of it.
  */
-import { v7 as uuidv7 } from 'uuid'
 import { createBatcher } from '../batch.ts'
 import { packTransfers, type TransferQueue } from '../queue.ts'
-import type { Transfer } from '../transfer.ts'
+import { drawId, type Transfer } from '../transfer.ts'
 import { Problem, reach } from './problem.ts'
 
 export type Submissions = {
@@ -37,7 +36,7 @@ export function createSubmissions(options: {
   queueLimit: number
 }): Submissions {
   const { queue, batchSize, submissionLimit, queueLimit } = options
-  const batcher = createBatcher({ run: flush, size: batchSize, weigh: (group: Group) => group.transfers.length })
+  const batcher = createBatcher({ run: flush, size: batchSize, weigh: (group: Transfer[]) => group.length })
   let depth = 0
 
   const watch = setInterval(async () => {
@@ -47,29 +46,22 @@ export function createSubmissions(options: {
 
   async function submit(transfers: Transfer[]): Promise<string> {
     if (batcher.waiting() + transfers.length > submissionLimit || depth > queueLimit) {
-      throw new Problem('overloaded', 'more transfers are waiting than can be taken on. Repeat the request a little later')
+      throw new Problem(
+        'overloaded',
+        'more transfers are waiting than can be taken on. Repeat the request a little later',
+      )
     }
-    const group: Group = { transfers, given_up: false }
-    try {
-      return await reach('queue', batcher.push(group))
-    } catch (error) {
-      group.given_up = true
-      throw error
-    }
+    return await batcher.push(transfers)
   }
 
-  async function flush(groups: Group[]): Promise<string[]> {
-    // Whoever was told 503 by now is not surprised by a transfer that goes through later.
-    const wanted = groups.filter((group) => !group.given_up).flatMap((group) => group.transfers)
+  async function flush(groups: Transfer[][]): Promise<string[]> {
     // An id of our own, so that an add which times out here and is carried out later cannot make a second job.
-    const jobId = uuidv7()
-    if (wanted.length > 0) await reach('queue', queue.add('post', packTransfers(wanted), { jobId }))
+    const jobId = drawId()
+    await reach('queue', queue.add('post', packTransfers(groups.flat()), { jobId }))
     return groups.map(() => jobId)
   }
 
   return { submit, close: () => clearInterval(watch) }
 }
-
-type Group = { transfers: Transfer[]; given_up: boolean }
 
 const DEPTH_INTERVAL_MS = 500

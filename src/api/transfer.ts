@@ -5,11 +5,11 @@
  */
 import type { Router } from '@koa/router'
 import type { Context } from 'koa'
-import { v7 as uuidv7 } from 'uuid'
 import {
   batchRequest,
   type Decision,
   differences,
+  drawId,
   type Transfer,
   transferId,
   transferRequest,
@@ -28,7 +28,7 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs }:
     const key = readKey(ctx)
     const wait = readWait(ctx)
     const asked = parse(transferRequest, ctx.request.body)
-    const transfer: Transfer = { id: key === undefined ? uuidv7() : transferId(asked.source, key), ...asked }
+    const transfer: Transfer = { id: key === undefined ? drawId() : transferId(asked.source, key), ...asked }
 
     if (key !== undefined) {
       const first = await decisions.read(transfer.id)
@@ -51,7 +51,7 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs }:
   router.post('/transfers/batch', async (ctx) => {
     const { transfers: items } = parse(batchRequest, ctx.request.body)
     const transfers = items.map(({ key, ...asked }) => ({
-      id: key === undefined ? uuidv7() : transferId(asked.source, key),
+      id: key === undefined ? drawId() : transferId(asked.source, key),
       ...asked,
     }))
 
@@ -62,9 +62,7 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs }:
     for (const [position, transfer] of keyed.entries()) {
       if (!firsts.has(transfer.id)) firsts.set(transfer.id, decided[position] ?? transfer)
     }
-    refuseReuse(
-      transfers.map((asked, position) => ({ asked, first: firsts.get(asked.id) ?? asked, position })),
-    )
+    refuseReuse(transfers.map((asked, position) => ({ asked, first: firsts.get(asked.id) ?? asked, position })))
 
     const done = new Set(decided.flatMap((decision) => (decision ? [decision.id] : [])))
     const open = transfers.filter((transfer) => !done.has(transfer.id))
@@ -116,5 +114,9 @@ function refuseReuse(pairs: { asked: Transfer; first: Transfer; position?: numbe
   if (!error) return
   const where = 'pointer' in error ? `${error.pointer}: ` : ''
   const detail = `${where}its key was first used with another ${error.fields.join(' and ')}. Use a new key for a new transfer`
-  throw new Problem('key-reused', detail, error.pointer === undefined ? { id: error.id, fields: error.fields } : { errors })
+  throw new Problem(
+    'key-reused',
+    detail,
+    error.pointer === undefined ? { id: error.id, fields: error.fields } : { errors },
+  )
 }

@@ -5,21 +5,23 @@
  * number of machines; one that is killed is missed by nobody: its jobs are taken over, and what it had decided stands.
  */
 import type { Logger } from 'pino'
+import { closeBooks, refuseOtherCluster, sweepBooks } from '../db/closing.ts'
 import { refuseOtherVersion } from '../db/migrate.ts'
 import { openPool } from '../db/pool.ts'
 import { createLog } from '../log.ts'
 import { runUntilStopped } from '../process.ts'
 import { type JobData, type JobResult, openWorker, type TransferJob, unpackTransfers } from '../queue.ts'
 import { readSettings, type Settings } from '../settings.ts'
-import { createPoster, type Poster } from './posting.ts'
+import { createCloser } from './closing.ts'
+import { createPoster, PoisonError, type Poster } from './posting.ts'
 
-/** Done when every transfer of the job is decided. @throws the first PoisonError, once all others are decided. */
-export async function work(poster: Poster, data: JobData): Promise<JobResult> {
-  const answers = await Promise.allSettled(unpackTransfers(data).map((transfer) => poster.post(transfer)))
+/** Done when every transfer of the job is decided. @throws PoisonError once all others are. */
+async function post(poster: Poster, data: JobData): Promise<JobResult> {
   const result: JobResult = { posted: 0, rejected: 0 }
+  const answers = await poster.post(unpackTransfers(data))
   for (const answer of answers) {
-    if (answer.status === 'rejected') throw answer.reason
-    if (answer.value === 'posted') result.posted += 1
+    if (answer instanceof PoisonError) throw answer
+    if (answer === 'posted') result.posted += 1
     else result.rejected += 1
   }
   return result
@@ -36,13 +38,20 @@ export async function startWorker(settings: Settings, log: Logger): Promise<{ st
     log,
   })
   await refuseOtherVersion(pool)
+  await refuseOtherCluster(pool)
   const poster = createPoster({
     pool,
     batchSize: settings.BATCH_SIZE,
     concurrency: settings.POSTING_CONCURRENCY,
+    orderClosing: createCloser(pool, log),
     log,
   })
-  const worker = openWorker(settings, (job: TransferJob) => work(poster, job.data))
+  const worker = openWorker(settings, async (job: TransferJob): Promise<JobResult> => {
+    if (job.name === 'post') return await post(poster, job.data)
+    if (job.name === 'close') await closeBooks(pool, job.data.accounts ?? [])
+    if (job.name === 'sweep') await sweepBooks(pool)
+    return { posted: 0, rejected: 0 }
+  })
   worker.on('error', (error) => log.warn({ error: String(error) }, 'queue'))
   worker.on('failed', (job, error) => {
     log.error({ job: job?.id, attempt: job?.attemptsMade, error: String(error) }, 'job failed')

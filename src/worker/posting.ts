@@ -10,14 +10,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DatabasePool } from 'slonik'
-import { type Batcher, createBatcher } from '../batch.ts'
+import { createBatcher } from '../batch.ts'
 import { isPassing } from '../db/fault.ts'
 import { postTransfers } from '../db/transfer.ts'
 import type { Outcome, Transfer } from '../transfer.ts'
 
 export type Poster = {
-  /** @throws PoisonError if the database can make nothing of this transfer. */
-  post(transfer: Transfer): Promise<Outcome>
+  /** Has each transfer decided. @returns an outcome each, in order, or why the database can make nothing of it. */
+  post(transfers: Transfer[]): Promise<(Outcome | PoisonError)[]>
 }
 
 /** The database refuses this one transfer as such: repeating it would not help. */
@@ -31,41 +31,70 @@ type Answer = Outcome | PoisonError | null
 /**
  * @param options.batchSize transfers per call at most.
  * @param options.concurrency calls under way at once.
+ * @param options.orderClosing called with the accounts whose books want closing.
  */
 export function createPoster(options: {
   pool: DatabasePool
   batchSize: number
   concurrency: number
+  orderClosing: (accounts: readonly string[]) => void
   log: Logger
 }): Poster {
-  const { pool, batchSize, concurrency, log } = options
+  const { pool, batchSize, concurrency, orderClosing, log } = options
 
   // A source always goes the same lane, and a lane makes one call at a time: so two calls of one worker never want the
   // same source, and an account that is hot here is decided in large batches instead of being skipped again and again.
-  const lanes: Batcher<Transfer, Answer>[] = Array.from({ length: concurrency }, () =>
-    createBatcher({ run: (batch) => decide(batch), size: batchSize }),
+  // What goes into a lane together, from one job, is one item: a promise per transfer would cost more than the rest.
+  const lanes = Array.from({ length: concurrency }, () =>
+    createBatcher({ run: decideAll, size: batchSize, weigh: (group: Transfer[]) => group.length }),
   )
 
-  async function post(transfer: Transfer): Promise<Outcome> {
-    const lane = lanes[Number.parseInt(transfer.source.slice(-6), 16) % concurrency] ?? lanes[0]
-    for (let attempt = 0; ; attempt++) {
-      const answer = await (lane as Batcher<Transfer, Answer>).push(transfer)
-      if (answer instanceof PoisonError) throw answer
-      if (answer !== null) return answer
-      // Another worker is busy with the source: at once into the next batch, then a little later each time, at random,
-      // so that workers in step fall out of it.
-      if (attempt > 0) await sleep(Math.random() * Math.min(2 ** attempt, 64))
-    }
+  async function post(transfers: Transfer[]): Promise<(Outcome | PoisonError)[]> {
+    const byLane = Map.groupBy(
+      transfers,
+      (transfer) => Number.parseInt(transfer.source.slice(-6), 16) % concurrency || 0,
+    )
+    const answers = new Map<Transfer, Outcome | PoisonError>()
+    await Promise.all(
+      [...byLane].map(async ([number, group]) => {
+        const lane = lanes[number] as (typeof lanes)[number]
+        let left = group
+        for (let attempt = 0; left.length > 0; attempt++) {
+          // Another worker is busy with the source: at once into the next batch, then a little later each time, at
+          // random, so that workers in step fall out of it.
+          if (attempt > 1) await sleep(Math.random() * Math.min(2 ** attempt, 64))
+          const said = await lane.push(left)
+          for (const [position, transfer] of left.entries()) {
+            const answer = said[position]
+            if (answer) answers.set(transfer, answer)
+          }
+          left = left.filter((_, position) => !said[position])
+        }
+      }),
+    )
+    return transfers.map((transfer) => answers.get(transfer) as Outcome | PoisonError)
+  }
+
+  async function decideAll(groups: Transfer[][]): Promise<Answer[][]> {
+    const answers = await decide(groups.flat())
+    let to = 0
+    return groups.map((group) => {
+      const from = to
+      to += group.length
+      return answers.slice(from, to)
+    })
   }
 
   async function decide(batch: Transfer[]): Promise<Answer[]> {
     for (let attempt = 0; ; attempt++) {
       try {
-        const { outcomes } = await postTransfers(pool, batch)
+        const { outcomes, long_tails } = await postTransfers(pool, batch)
+        orderClosing(long_tails)
         return [...outcomes]
       } catch (error) {
         if (isPassing(error)) {
-          if (attempt > 0) log.warn({ error: String(error), attempt, transfers: batch.length }, 'posting failed, trying again')
+          if (attempt > 0)
+            log.warn({ error: String(error), attempt, transfers: batch.length }, 'posting failed, trying again')
           await sleep(Math.random() * Math.min(50 * 2 ** attempt, 2000))
           continue
         }
