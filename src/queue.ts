@@ -9,6 +9,7 @@
  *
  * Next: db/transfer.ts, where a batch meets the ledger.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import {
   createPostgresBackend,
   type IQueueBackend,
@@ -94,9 +95,23 @@ export function openQueue(settings: Settings): TransferQueue {
 /** How often the books of accounts that nobody reads or spends from are looked at. */
 const SWEEP_INTERVAL_MS = 5 * 60_000
 
-/** Has the books swept now and then, by whichever worker is free; the same schedule however many ask for it. */
+/**
+ * Has the books swept now and then, by whichever worker is free. The queue keeps the schedule, the same one however
+ * many ask for it; asked while the queue is away, this tries until it is back.
+ */
 export async function scheduleSweep(queue: TransferQueue): Promise<void> {
-  await queue.upsertJobScheduler('sweep', { every: SWEEP_INTERVAL_MS }, { name: 'sweep', data: {}, opts: UNRECORDED })
+  for (;;) {
+    try {
+      await queue.upsertJobScheduler(
+        'sweep',
+        { every: SWEEP_INTERVAL_MS },
+        { name: 'sweep', data: {}, opts: UNRECORDED },
+      )
+      return
+    } catch {
+      await sleep(10_000, undefined, { ref: false })
+    }
+  }
 }
 
 /** Orders the closing of one account's books. Ordered again before it is done, it is done once. */

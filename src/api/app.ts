@@ -12,7 +12,7 @@ import type { DatabasePool } from 'slonik'
 import type { TransferQueue } from '../queue.ts'
 import { accountRoutes } from './account.ts'
 import { readBody } from './body.ts'
-import { createDecisions } from './decision.ts'
+import type { Decisions } from './decision.ts'
 import { healthRoutes } from './health.ts'
 import { createJobs, jobRoutes } from './job.ts'
 import { problems } from './problem.ts'
@@ -23,10 +23,10 @@ export function createApp(services: {
   pool: DatabasePool
   queue: TransferQueue
   submissions: Submissions
+  decisions: Decisions
   log: Logger
 }): Koa {
-  const { pool, queue, submissions, log } = services
-  const decisions = createDecisions(pool)
+  const { pool, queue, submissions, decisions, log } = services
   const jobs = createJobs(queue)
 
   const router = new Router()

@@ -16,14 +16,18 @@ export type Decisions = {
   read(id: string): Promise<Decision | null>
   /** The decision as soon as there is one, or null when the time is over, whatever the state of the database. */
   wait(id: string, seconds: number): Promise<Decision | null>
+  /** Ends all waiting, as if its time were over: the process is about to stop. */
+  release(): void
 }
 
 export function createDecisions(pool: DatabasePool): Decisions {
   const reads = createBatcher({ run: (ids: string[]) => reach('database', readDecisions(pool, ids)), size: 1000 })
-  const waiters = new Map<string, Set<(decision: Decision) => void>>()
+  const waiters = new Map<string, Set<(decision: Decision | null) => void>>()
   let polling = false
+  let released = false
 
   function wait(id: string, seconds: number): Promise<Decision | null> {
+    if (released) return Promise.resolve(null)
     return new Promise((resolve) => {
       const group = waiters.get(id) ?? new Set()
       const done = (decision: Decision | null) => {
@@ -53,7 +57,12 @@ export function createDecisions(pool: DatabasePool): Decisions {
     polling = false
   }
 
-  return { read: reads.push, wait }
+  function release(): void {
+    released = true
+    for (const done of [...waiters.values()].flatMap((group) => [...group])) done(null)
+  }
+
+  return { read: reads.push, wait, release }
 }
 
 const POLL_PAUSE_MS = 5

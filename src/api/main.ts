@@ -13,6 +13,7 @@ import { runUntilStopped } from '../process.ts'
 import { openQueue, scheduleSweep, warnOfLoss } from '../queue.ts'
 import { readSettings, type Settings } from '../settings.ts'
 import { createApp } from './app.ts'
+import { createDecisions } from './decision.ts'
 import { createSubmissions } from './submission.ts'
 
 /** Serves until stopped. @returns where, and how to stop: requests in hand are answered first. */
@@ -31,8 +32,7 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
   queue.on('error', (error) => log.warn({ error: String(error) }, 'queue'))
   await warnOfLoss(settings, log)
 
-  // The schedule is kept by the queue: that one of many processes got through to it once is enough.
-  scheduleSweep(queue).catch((error: unknown) => log.warn({ error: String(error) }, 'no sweep scheduled'))
+  void scheduleSweep(queue)
 
   const submissions = createSubmissions({
     queue,
@@ -40,7 +40,8 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
     submissionLimit: settings.SUBMISSION_LIMIT,
     queueLimit: settings.QUEUE_LIMIT,
   })
-  const app = createApp({ pool, queue, submissions, log })
+  const decisions = createDecisions(pool)
+  const app = createApp({ pool, queue, submissions, decisions, log })
   const server = createServer(
     { requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 },
     app.callback(),
@@ -54,9 +55,12 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
   return {
     url,
     stop: async () => {
-      // What was accepted is answered; connections that are kept alive for more are closed.
+      // What was accepted is answered, who waits is told what there is, and nobody is kept on an open connection.
+      server.prependListener('request', (_request, response) => {
+        response.shouldKeepAlive = false
+      })
       server.close()
-      server.closeIdleConnections()
+      decisions.release()
       await once(server, 'close')
       submissions.close()
       await queue.close()
