@@ -99,6 +99,13 @@ async function firstStart<T extends Running>({ name, start, attempts, log, signa
 const pause = (pause_ms: number, signal: AbortSignal): Promise<void> =>
   sleep(pause_ms, undefined, { signal }).catch(() => undefined)
 
+/**
+ * A small nursery: what a request leaves behind is dead at once, and collecting 4 MB more often costs no measurable
+ * processor time, while Node's own choice grows each process by a hundred megabytes under load. package.json says the same
+ * for the parts started alone.
+ */
+const MEMORY = ['--max-semi-space-size=4']
+
 export type Child = Running & { url: string | undefined }
 
 /**
@@ -114,7 +121,12 @@ export async function startChild(
   { log, signal }: Pick<Part<Child>, 'log' | 'signal'>,
 ): Promise<Child> {
   // Detached, in a process group of its own: a terminal's Ctrl-C reaches the launcher only, which knows the order.
-  const child = fork(file, [], { env, detached: true, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  const child = fork(file, [], {
+    env,
+    detached: true,
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    execArgv: MEMORY,
+  })
   const exited = new Promise<string>((done) => {
     child.once('error', (error) => done(error.message))
     child.once('exit', (code, how) => done(how ?? `exit code ${code}`))

@@ -25,33 +25,33 @@ const url = (...schemes: string[]) =>
     })
     .optional()
 
+const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
+
 const schema = z.object({
-  /** Postgres 15 to 18. Absent: `npm start` runs an embedded Postgres of its own. */
-  DATABASE_URL: url('postgres', 'postgresql'),
-  /** Redis 6.2 or later, or Valkey. Absent: the queue lives in the same Postgres as the ledger. */
-  REDIS_URL: url('redis', 'rediss'),
-  HOST: z.string().min(1).default('127.0.0.1'),
-  PORT: count(3000, 0, 65_535),
-  /** Where the embedded Postgres keeps its data. */
-  DATA_DIR: z.string().min(1).default('.data'),
-  /** Name of the queue: deployments that share a Redis or a Postgres need different ones. */
+  DATABASE_URL: url('postgres', 'postgresql').describe('Postgres 15 to 18; without it, an embedded one runs here'),
+  REDIS_URL: url('redis', 'rediss').describe(
+    'Redis 6.2 or later, or Valkey, for the queue; without it, the queue is in the same Postgres',
+  ),
+  HOST: z.string().min(1).default('127.0.0.1').describe('address the API listens on'),
+  PORT: count(3000, 0, 65_535).describe('port the API listens on; 0 takes any free one'),
+  DATA_DIR: z.string().min(1).default('.data').describe('where the embedded Postgres keeps its data'),
   QUEUE_NAME: z
     .string()
     .regex(/^[\w-]{1,50}$/, 'letters, digits, _ and -, at most 50')
-    .default('transfer'),
-  LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
-  /** Connections to Postgres per process. */
-  DATABASE_POOL: count(5, 2, 100),
-  /** Transfers decided by one call of the database at most; also the most one job holds. */
-  BATCH_SIZE: count(500, 1, 1000),
-  /** Calls of the database that one worker has under way at once. */
-  POSTING_CONCURRENCY: count(2, 1, 16),
-  /** Jobs that one worker has in hand at once. */
-  WORKER_JOBS: count(32, 1, 1000),
-  /** Submissions one API process keeps in memory before it answers 503. */
-  SUBMISSION_LIMIT: count(20_000, 1, 1_000_000),
-  /** Jobs in the queue before the API answers 503. */
-  QUEUE_LIMIT: count(20_000, 1, 10_000_000),
+    .default('transfer')
+    .describe('deployments that share a Redis or a Postgres need different ones'),
+  LOG_LEVEL: z
+    .enum(LOG_LEVELS, { error: `one of ${LOG_LEVELS.join(', ')}` })
+    .default('info')
+    .describe(LOG_LEVELS.join(', ')),
+  DATABASE_POOL: count(5, 2, 100).describe('connections to Postgres per API process'),
+  BATCH_SIZE: count(500, 1, 1000).describe(
+    'transfers decided by one call of the database at most; also the most one job holds',
+  ),
+  POSTING_CONCURRENCY: count(2, 1, 16).describe('calls of the database that one worker has under way at once'),
+  WORKER_JOBS: count(32, 1, 1000).describe('jobs that one worker has in hand at once'),
+  SUBMISSION_LIMIT: count(20_000, 1, 1_000_000).describe('submissions one API keeps in memory before it answers 503'),
+  QUEUE_LIMIT: count(20_000, 1, 10_000_000).describe('jobs in the queue before the API answers 503'),
 })
 
 export type Settings = z.infer<typeof schema>
@@ -67,4 +67,14 @@ export function readSettings(env: NodeJS.ProcessEnv = process.env): Settings {
     return `  ${name}=${JSON.stringify(given[name])}: must be ${issue.message}`
   })
   throw new Error(`wrong settings:\n${lines.join('\n')}`)
+}
+
+/** For --help: each variable's name, default and meaning. */
+export function describeSettings(): { name: string; fallback: string; meaning: string }[] {
+  const defaults = schema.parse({})
+  return Object.entries(schema.shape).map(([name, { description }]) => ({
+    name,
+    fallback: String(defaults[name as keyof Settings] ?? 'none'),
+    meaning: description ?? '',
+  }))
 }

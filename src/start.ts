@@ -14,23 +14,7 @@ import { fileURLToPath } from 'node:url'
 import { type Embedded, startEmbedded } from './db/embedded.ts'
 import { migrate } from './db/migrate.ts'
 import { CLEAN, type Kept, keep, type Running, startChild } from './keeper.ts'
-import { readSettings, type Settings } from './settings.ts'
-
-const MEANING: Record<keyof Settings, string> = {
-  DATABASE_URL: 'Postgres 15 to 18; without it, an embedded one runs here',
-  REDIS_URL: 'Redis 6.2 or later, or Valkey, for the queue; without it, the queue is in the same Postgres',
-  HOST: 'address the API listens on',
-  PORT: 'port the API listens on; 0 takes any free one',
-  DATA_DIR: 'where the embedded Postgres keeps its data',
-  QUEUE_NAME: 'deployments that share a Redis or a Postgres need different ones',
-  LOG_LEVEL: 'fatal, error, warn, info, debug, trace or silent',
-  DATABASE_POOL: 'connections to Postgres per process',
-  BATCH_SIZE: 'transfers decided by one call of the database at most; also the most one job holds',
-  POSTING_CONCURRENCY: 'calls of the database that one worker has under way at once',
-  WORKER_JOBS: 'jobs that one worker has in hand at once',
-  SUBMISSION_LIMIT: 'submissions one API process keeps in memory before it answers 503',
-  QUEUE_LIMIT: 'jobs in the queue before the API answers 503',
-}
+import { describeSettings, readSettings, type Settings } from './settings.ts'
 
 /** npm passes on a Ctrl-C that the terminal has already delivered: two within this time are one. */
 const SAME_CTRL_C_MS = 500
@@ -138,9 +122,9 @@ function welcome({ url, databaseUrl, embedded, redisUrl }: Situation): string {
     `-d '${JSON.stringify(body)}'`
   return [
     `\nTransfer is running at ${url}\n`,
-    `  ledger  ${embedded ? `embedded Postgres at ${whereIs(databaseUrl)}` : whereIs(databaseUrl)}`,
+    `  ledger  ${embedded ? 'embedded ' : ''}Postgres at ${whereIs(databaseUrl)}`,
     ...(embedded ? [`  data    ${embedded.where}`, `  log     ${embedded.logFile}`] : []),
-    `  queue   ${redisUrl ? whereIs(redisUrl) : 'in the same Postgres (REDIS_URL makes it a Redis)'}`,
+    `  queue   ${redisUrl ? `Redis at ${whereIs(redisUrl)}` : 'in the same Postgres (REDIS_URL makes it a Redis)'}`,
     '  stop    Ctrl-C; the data stays\n',
     'Open an account with 100.00 in it, another one, and move 30.00:\n',
     post('/accounts', { id: source, balance: '100.00' }, 'Prefer: wait=5'),
@@ -157,9 +141,9 @@ function whereIs(address: string): string {
 }
 
 function help(): string {
-  const defaults: Partial<Settings> = readSettings({})
-  const names = Object.keys(MEANING) as (keyof Settings)[]
-  const rows = names.map((name) => `  ${name.padEnd(20)}${String(defaults[name] ?? 'none').padEnd(11)}${MEANING[name]}`)
+  const rows = describeSettings().map(
+    ({ name, fallback, meaning }) => `  ${name.padEnd(20)}${fallback.padEnd(11)}${meaning}`,
+  )
   return [
     'npm start runs everything: Postgres (embedded), API and worker. Settings are environment variables:\n',
     `  ${'name'.padEnd(20)}${'default'.padEnd(11)}meaning`,

@@ -14,7 +14,7 @@ import { z } from 'zod'
 export const SERVICE_ACCOUNT = '00000000-0000-0000-0000-000000000000'
 
 /** The most transfers one request, and so one job, may hold. */
-export const BATCH_LIMIT = 1000
+const BATCH_LIMIT = 1000
 
 export type Transfer = { id: string; source: string; destination: string; amount: string }
 
@@ -42,7 +42,7 @@ const AMOUNT_ERROR = 'an amount above 0 as a string such as "12.50": at most 20 
  * a number in exponent form is not, because it may already have been rounded (api/body.ts keeps such numbers from
  * passing as integers).
  */
-export const amount = z
+const amount = z
   .union([z.string(), z.int().transform(String)], { error: AMOUNT_ERROR })
   .refine((text) => AMOUNT.test(text) && /[1-9]/.test(text), { error: AMOUNT_ERROR })
 

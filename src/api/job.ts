@@ -8,7 +8,7 @@ import type { Transfer } from '../transfer.ts'
 import { readId } from './header.ts'
 import { Problem, reach } from './problem.ts'
 
-export type Queued = { transfer: Transfer; job: string }
+type Queued = { transfer: Transfer; job: string }
 
 export type Jobs = {
   /**

@@ -44,7 +44,9 @@ export async function refuseOtherVersion(pool: DatabasePool): Promise<void> {
   const exists = await pool.oneFirst(sql.type(z.object({ exists: z.boolean() }))`
     SELECT to_regclass('ledger.migration') IS NOT NULL AS exists`)
   const number = exists
-    ? await pool.oneFirst(sql.type(z.object({ number: z.number() }))`SELECT max(number) AS number FROM ledger.migration`)
+    ? await pool.oneFirst(
+        sql.type(z.object({ number: z.number() }))`SELECT max(number) AS number FROM ledger.migration`,
+      )
     : 0
   refuseNewer(number, known)
   if (number < (known.at(-1)?.number ?? 0)) {
@@ -96,7 +98,8 @@ async function refuseOldPostgres(client: pg.Client): Promise<void> {
 
 async function main(): Promise<void> {
   const { DATABASE_URL, REDIS_URL } = readSettings()
-  if (!DATABASE_URL) throw new Error('DATABASE_URL is not set: nothing to migrate (npm start migrates its own database)')
+  if (!DATABASE_URL)
+    throw new Error('DATABASE_URL is not set: nothing to migrate (npm start migrates its own database)')
   const applied = await migrate(DATABASE_URL, { queue: !REDIS_URL })
   console.log(applied.length > 0 ? `applied ${applied.join(', ')}` : 'up to date')
 }
