@@ -33,9 +33,10 @@ SET enable_bitmapscan = off
 AS $$
 DECLARE
   claimed      uuid[];
-  walk         bigint[];     -- positions in the order of their sources, then as asked
-  first        bigint[];     -- by position: the first position with the same id
-  destined     boolean[];    -- by position: the destination exists
+  walk         bigint[];     -- positions of what may be decided here, in the order of their sources, then as asked
+  decided      text[];       -- for each step of the walk: the outcome of an earlier call
+  first        bigint[];     -- for each step: the first position with the same id
+  destined     boolean[];    -- for each step: the destination exists
   indexes      bigint[]      := array_fill(NULL::bigint, ARRAY[cardinality(ids)]);
   spents       numeric[]     := array_fill(NULL::numeric, ARRAY[cardinality(ids)]);
   recorded_ats timestamptz[] := array_fill(NULL::timestamptz, ARRAY[cardinality(ids)]);
@@ -58,11 +59,10 @@ BEGIN
   --    After the claims: from here on nobody else decides for a claimed source. So is the moment: time never runs
   --    backwards along a chain (nor does it when the clock does, see below).
 
-  SELECT array_agg(asked.decided ORDER BY asked.n), array_agg(asked.first ORDER BY asked.n),
-    array_agg(asked.destined ORDER BY asked.n), array_agg(asked.n ORDER BY asked.source, asked.n)
-  INTO outcomes, first, destined, walk
+  SELECT array_agg(asked.n), array_agg(asked.decided), array_agg(asked.first), array_agg(asked.destined)
+  INTO walk, decided, first, destined
   FROM (
-    SELECT request.n, request.source,
+    SELECT request.n,
       min(request.n) OVER (PARTITION BY request.id, request.source) AS first,
       EXISTS (SELECT FROM account WHERE account.id = request.destination) AS destined,
       (
@@ -70,10 +70,13 @@ BEGIN
         FROM transfer WHERE transfer.id = request.id AND transfer.source = request.source
       ) AS decided
     FROM unnest(ids, sources, destinations) WITH ORDINALITY AS request (id, source, destination, n)
+    WHERE request.source IN (SELECT unnest(claimed))
+    ORDER BY request.source, request.n
   ) AS asked;
 
-  moment := clock_timestamp();
+  outcomes := array_fill(NULL::text, ARRAY[cardinality(ids)]);
   long_tails := '{}';
+  moment := clock_timestamp();
 
   -- 3. The state of each claimed source, one after the other,
   -- 4. and its requests in the order asked. Each decision, posted or rejected, takes the next index: were rejections
@@ -97,22 +100,19 @@ BEGIN
       long_tails := long_tails || chain.source;
     END IF;
 
-    WHILE sources[walk[step]] <> chain.source LOOP -- not claimed
-      step := step + 1;
-    END LOOP;
-
     WHILE sources[walk[step]] = chain.source LOOP
       n := walk[step];
       step := step + 1;
 
-      IF outcomes[n] IS NOT NULL THEN
+      IF decided[step - 1] IS NOT NULL THEN
+        outcomes[n] := decided[step - 1];
         CONTINUE;
-      ELSIF first[n] < n THEN
-        outcomes[n] := outcomes[first[n]];
+      ELSIF first[step - 1] < n THEN
+        outcomes[n] := outcomes[first[step - 1]];
         CONTINUE;
       ELSIF chain.overdraft IS NULL THEN
         outcomes[n] := 'unknown_source';
-      ELSIF NOT destined[n] THEN
+      ELSIF NOT destined[step - 1] THEN
         outcomes[n] := 'unknown_destination';
       ELSIF NOT chain.overdraft AND chain.spent + amounts[n] > chain.received THEN
         outcomes[n] := 'insufficient_funds';
