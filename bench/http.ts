@@ -1,0 +1,60 @@
+/*
+ * Part http: single transfers over HTTP, from the request to the ledger
+ *
+ * Every transfer is its own POST /transfers, on 64 connections (and 256), in five shapes (see workload.ts), with the
+ * queue on Redis (appendfsync always) and in Postgres, the embedded default. Before the first shape, each service is
+ * warmed up with uniform load that is not measured. Each shape has 1,000 new accounts in the same, growing ledger.
+ */
+import type { Bench } from './main.ts'
+import type { Result, Row } from './report.ts'
+import { runTransfers, serviceTarget, type TransferRun } from './run.ts'
+import { startService } from './stage.ts'
+import { SHAPE_NAMES, type Shape } from './workload.ts'
+
+const WARM_UP_SECONDS = 3
+
+export async function runHttp(bench: Bench): Promise<Result> {
+  const { stage, load, say, options, full } = bench
+  const seconds = options.seconds ?? (full ? 10 : 4)
+  const rows: Row[] = []
+  const faults: string[] = []
+  for (const backend of bench.backends) {
+    const service = await startService(stage, backend)
+    try {
+      const target = serviceTarget(service)
+      say(`${backend}: warming up`)
+      await runTransfers(target, load, { shape: 'uniform', connections: 64, seconds: WARM_UP_SECONDS })
+      for (const { shape, connections } of plan(bench)) {
+        const { faults: found, ...run } = await runTransfers(target, load, { shape, connections, seconds })
+        rows.push({ backend, ...run })
+        faults.push(...found.map((fault) => `${backend} ${shape}: ${fault}`))
+        say(`${backend}: ${describe({ ...run, faults: found })}`)
+      }
+    } finally {
+      await service.stop()
+    }
+    faults.push(...(await bench.checkBooks(service.databaseUrl)))
+  }
+  return { part: 'http', workload: 'single POST /transfers, five shapes, 1,000 accounts each', rows, faults }
+}
+
+/** Without --full, 256 connections for one shape only. */
+function plan({ full, options }: Bench): { shape: Shape; connections: number }[] {
+  const shapes = options.shape ? [options.shape] : SHAPE_NAMES
+  const counts = options.connections ? [options.connections] : [64, 256]
+  const all = counts.flatMap((connections) => shapes.map((shape) => ({ shape, connections })))
+  if (full || options.shape || options.connections) return all
+  return all.filter(({ shape, connections }) => connections === 64 || shape === 'uniform')
+}
+
+/** One line for people. */
+export function describe(run: TransferRun): string {
+  const { shape, connections, accepted_per_s, posted_per_s, posted_ms_p50, posted_ms_p99, drain_ms, cpu, faults } = run
+  const waited = posted_ms_p50 === null ? '' : `, posted within ${posted_ms_p50} ms (p50) ${posted_ms_p99} ms (p99)`
+  const busy = Object.entries(cpu).map(([name, share]) => `${name} ${Math.round(share * 100)}`)
+  return (
+    `${shape}, ${connections} connections: accepted ${accepted_per_s.toLocaleString('en')}/s, ` +
+    `posted ${posted_per_s.toLocaleString('en')}/s${waited}, drained in ${drain_ms} ms, cpu % ${busy.join(' ')}` +
+    (faults.length > 0 ? `, BUT ${faults.join(', ')}` : '')
+  )
+}

@@ -1,0 +1,270 @@
+/*
+ * The harness
+ *
+ * What a test file works with: a database of its own, copied from a migrated template; the service in this process, on
+ * either backend; seeds; conditions to wait for. Servers come from run.ts, which `npm test` runs.
+ */
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { connect, createServer, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { ExecutionContext } from 'ava'
+import { Redis } from 'ioredis'
+import pg from 'pg'
+import { type Logger, pino } from 'pino'
+import { startApi } from '../src/api/main.ts'
+import { readSettings, type Settings } from '../src/settings.ts'
+import { startWorker } from '../src/worker/main.ts'
+import { administer, databaseUrl } from './server.ts'
+
+const { TEST_DATABASE_URL, TEST_TEMPLATE, TEST_REDIS_URL } = process.env
+
+export type Backend = 'postgres' | 'redis'
+
+/** Where the queue can live on this machine. */
+export const backends: readonly Backend[] = TEST_REDIS_URL ? ['postgres', 'redis'] : ['postgres']
+
+export type Database = {
+  /** A superuser's. */
+  url: string
+  /** Ends whatever sessions there are. */
+  drop(): Promise<void>
+}
+
+/** @param options.empty without any table, for tests of the migrations. */
+export async function createDatabase(options: { empty?: boolean } = {}): Promise<Database> {
+  const { server, template } = servers()
+  const name = `${template}_${randomBytes(5).toString('hex')}`
+  const create = `CREATE DATABASE ${name} TEMPLATE ${options.empty ? 'template0' : template}`
+  await until(() =>
+    administer(server, (client) => client.query(create)).catch((error: unknown) => {
+      if (!isBusy(error)) throw error
+      return undefined
+    }),
+  )
+  const drop = () => administer(server, (client) => client.query(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`))
+  return { url: databaseUrl(server, name), drop: async () => void (await drop()) }
+}
+
+/** A template that somebody, such as autovacuum, is looking at (object_in_use) cannot be copied just now. */
+const isBusy = (error: unknown): boolean => error instanceof pg.DatabaseError && error.code === '55006'
+
+/** A database and connections to it that last as long as the test. */
+export async function useDatabase(t: ExecutionContext, options: { empty?: boolean } = {}): Promise<OwnDatabase> {
+  const { url, drop } = await createDatabase(options)
+  t.teardown(drop)
+  const connect = (max = 1) => {
+    const pool = openAdmin(url, max)
+    t.teardown(() => pool.end())
+    return pool
+  }
+  return { url, connect }
+}
+
+/** `connect` gives a superuser's pool, of one connection unless told. */
+export type OwnDatabase = { url: string; connect(max?: number): pg.Pool }
+
+/** A pool for looking at the database, and for what the service itself would never do. bigint comes as a number. */
+export function openAdmin(url: string, max = 2): pg.Pool {
+  const pool = new pg.Pool({ connectionString: url, max, types: { getTypeParser } as pg.CustomTypesConfig })
+  // An idle connection that is cut is replaced by the next query.
+  pool.on('error', () => {})
+  return pool
+}
+
+function getTypeParser(oid: number, format?: 'text' | 'binary'): unknown {
+  return oid === pg.types.builtins.INT8 ? Number : pg.types.getTypeParser(oid, format as 'text')
+}
+
+export type LogLine = { level: number; msg?: string; [field: string]: unknown }
+
+export type Service = {
+  /** Of the API, without a slash at the end. */
+  url: string
+  settings: Settings
+  databaseUrl: string
+  /** A superuser's, for looking and meddling. */
+  pool: pg.Pool
+  /** Everything that API and workers have logged, from debug up. */
+  log: LogLine[]
+  /** One more worker. */
+  startWorker(): Promise<{ stop(): Promise<void> }>
+  /** Lets them finish what is in hand. */
+  stopWorkers(): Promise<void>
+  /** Stops everything, and drops the database unless it was given. May be called twice. */
+  stop(): Promise<void>
+}
+
+/**
+ * API and workers in this process, on a queue of their own.
+ *
+ * @param options.database a database to work on; a fresh one unless told.
+ * @param options.workers 1 unless told.
+ * @param options.settings over the defaults; DATABASE_URL or REDIS_URL here are for services behind a proxy.
+ */
+export async function startService(options: {
+  backend: Backend
+  settings?: Partial<Settings>
+  database?: string
+  workers?: number
+}): Promise<Service> {
+  const own = options.database === undefined ? await createDatabase() : undefined
+  const url = options.database ?? own?.url ?? ''
+  const settings: Settings = {
+    ...readSettings({}),
+    DATABASE_URL: url,
+    ...(options.backend === 'redis' ? { REDIS_URL: redisUrl() } : {}),
+    QUEUE_NAME: `test-${randomBytes(6).toString('hex')}`,
+    PORT: 0,
+    DATABASE_POOL: 3,
+    ...options.settings,
+  }
+  const log: LogLine[] = []
+  const workers = new Set<{ stop(): Promise<void> }>()
+  const pool = openAdmin(url)
+
+  async function startOne() {
+    const worker = await startWorker(settings, captureLog(log, 'worker'))
+    const stop = async () => {
+      if (workers.delete(handle)) await worker.stop()
+    }
+    const handle = { stop }
+    workers.add(handle)
+    return handle
+  }
+
+  const stopWorkers = async () => void (await Promise.all([...workers].map((worker) => worker.stop())))
+
+  const api = await startApi(settings, captureLog(log, 'api'))
+  for (let count = 0; count < (options.workers ?? 1); count++) await startOne()
+
+  const stopAll = async () => {
+    await api.stop()
+    await stopWorkers()
+    await pool.end()
+    if (settings.REDIS_URL) await forgetQueue(settings.QUEUE_NAME)
+    await own?.drop()
+  }
+  let stopped: Promise<void> | undefined
+  const stop = () => {
+    stopped ??= stopAll()
+    return stopped
+  }
+  return { url: api.url, settings, databaseUrl: url, pool, log, startWorker: startOne, stopWorkers, stop }
+}
+
+/** A log that writes into an array. */
+export function captureLog(lines: LogLine[], part = 'test'): Logger {
+  return pino({ level: 'debug', base: { part } }, { write: (line: string) => void lines.push(JSON.parse(line)) })
+}
+
+/** The queue's keys, for a Redis that outlives the run. */
+async function forgetQueue(name: string): Promise<void> {
+  const redis = new Redis(redisUrl(), { maxRetriesPerRequest: 1 })
+  redis.on('error', () => {})
+  try {
+    for await (const keys of redis.scanStream({ match: `bull:${name}:*`, count: 1000 })) {
+      if (keys.length > 0) await redis.unlink(...keys)
+    }
+  } finally {
+    redis.disconnect()
+  }
+}
+
+export type Proxy = {
+  /** The server's URL, with the proxy's address in it. */
+  url: string
+  /** Cuts every connection and refuses new ones, as a server that is down does. */
+  cut(): Promise<void>
+  /** Lets connections through again. */
+  restore(): Promise<void>
+  close(): Promise<void>
+}
+
+/** Stands between the service and a store, so that the store can go away for this service alone. */
+export async function startProxy(serverUrl: string): Promise<Proxy> {
+  const { hostname, port, protocol } = new URL(serverUrl)
+  const target = { host: hostname, port: Number(port) || (protocol.startsWith('redis') ? 6379 : 5432) }
+  const sockets = new Set<Socket>()
+  let listener = listen(0)
+  await once(listener, 'listening')
+  const address = listener.address()
+  if (address === null || typeof address === 'string') throw new Error('the proxy has no port')
+
+  function listen(at: number) {
+    const server = createServer((near) => {
+      const far = connect(target)
+      for (const [socket, other] of [
+        [near, far],
+        [far, near],
+      ] as const) {
+        sockets.add(socket)
+        socket.setNoDelay(true)
+        socket.on('error', () => {})
+        socket.once('close', () => {
+          sockets.delete(socket)
+          other.destroy()
+        })
+        socket.pipe(other)
+      }
+    })
+    return server.listen(at, '127.0.0.1')
+  }
+
+  const cut = async () => {
+    if (!listener.listening) return
+    const closed = once(listener, 'close')
+    listener.close()
+    for (const socket of sockets) socket.resetAndDestroy()
+    await closed
+  }
+  const restore = async () => {
+    listener = listen(address.port)
+    await once(listener, 'listening')
+  }
+
+  const url = new URL(serverUrl)
+  url.hostname = '127.0.0.1'
+  url.port = String(address.port)
+  return { url: url.href, cut, restore, close: cut }
+}
+
+/** Of everything random in this process. `SEED=… npm test -- test/model.ts` repeats a run. */
+export const seed = process.env.SEED ? Number(process.env.SEED) : Math.floor(Math.random() * 2 ** 31)
+
+/** For fast-check: prints the seed beside the test. */
+export function parameters(t: ExecutionContext, numRuns: number): { seed: number; numRuns: number } {
+  t.log(`SEED=${seed}`)
+  return { seed, numRuns }
+}
+
+/**
+ * Waits for a condition: the first answer that is neither undefined, null nor false.
+ *
+ * @throws Error when the time is over.
+ */
+export async function until<T>(
+  condition: () => T | Promise<T>,
+  options: { timeout_ms?: number; interval_ms?: number } = {},
+): Promise<NonNullable<Exclude<T, false>>> {
+  const { timeout_ms = 15_000, interval_ms = 10 } = options
+  const began = performance.now()
+  for (;;) {
+    const answer = await condition()
+    if (answer !== undefined && answer !== null && answer !== false) return answer as NonNullable<Exclude<T, false>>
+    if (performance.now() - began > timeout_ms) {
+      throw new Error(`still waiting after ${timeout_ms} ms for: ${condition.toString()}`)
+    }
+    await sleep(interval_ms)
+  }
+}
+
+function servers(): { server: string; template: string } {
+  if (!TEST_DATABASE_URL || !TEST_TEMPLATE) throw new Error('no servers: run the tests with npm test')
+  return { server: TEST_DATABASE_URL, template: TEST_TEMPLATE }
+}
+
+export function redisUrl(): string {
+  if (!TEST_REDIS_URL) throw new Error('there is no Redis here: look at `backends` before')
+  return TEST_REDIS_URL
+}
