@@ -14,7 +14,7 @@ export async function runBatches(bench: Bench): Promise<Result> {
   const { stage, load, say, options, full } = bench
   const rows: Row[] = []
   const faults: string[] = []
-  const plan = { connections: options.connections ?? 4, batch: 500, seconds: options.seconds ?? (full ? 10 : 3) }
+  const plan = { connections: options.connections ?? 4, batch: 500, seconds: options.seconds ?? (full ? 10 : 2) }
   for (const backend of bench.backends) {
     const service = await startService(stage, backend)
     try {

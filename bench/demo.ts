@@ -31,7 +31,11 @@ async function main(): Promise<void> {
   const service = values.url
     ? { url: values.url.replace(/\/$/, ''), databaseUrl: process.env.DATABASE_URL, stop: async () => undefined }
     : await startWholeService()
-  const stopOnSignal = () => void service.stop().finally(() => process.exit(1))
+  const stopOnSignal = () => {
+    // Connections break while the service is being stopped: no news, and no reason to leave it behind.
+    for (const event of ['uncaughtException', 'unhandledRejection']) process.on(event, () => undefined)
+    void service.stop().finally(() => process.exit(1))
+  }
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, stopOnSignal)
   const client = createClient(service.url, CONNECTIONS)
   try {

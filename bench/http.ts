@@ -15,7 +15,7 @@ const WARM_UP_SECONDS = 3
 
 export async function runHttp(bench: Bench): Promise<Result> {
   const { stage, load, say, options, full } = bench
-  const seconds = options.seconds ?? (full ? 10 : 4)
+  const seconds = options.seconds ?? (full ? 10 : 3)
   const rows: Row[] = []
   const faults: string[] = []
   for (const backend of bench.backends) {

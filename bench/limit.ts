@@ -16,7 +16,7 @@ import { createDatabase, dropDatabase, onDatabase } from './stage.ts'
 import { AMOUNT, transferRequests } from './workload.ts'
 
 export async function runLimits(bench: Bench): Promise<Result> {
-  const seconds = bench.options.seconds ?? (bench.full ? 10 : 3)
+  const seconds = bench.options.seconds ?? (bench.full ? 10 : 2)
   const rows: Row[] = []
   for (const [connections, batch] of [
     [2, 500],

@@ -21,7 +21,7 @@ import { type Load, startLoad } from './load.ts'
 import { runMemory } from './memory.ts'
 import { runReads } from './read.ts'
 import { machine, type Result, saveResult, table } from './report.ts'
-import { type Backend, openStage, type Stage } from './stage.ts'
+import { type Backend, dropDatabase, openStage, type Stage } from './stage.ts'
 import { runUsers } from './user.ts'
 import { SHAPE_NAMES, type Shape } from './workload.ts'
 
@@ -42,7 +42,7 @@ export type Bench = {
   full: boolean
   options: Options
   say: (line: string) => void
-  /** Audits a ledger. @returns what is wrong with it. */
+  /** Audits a ledger that is done with, and deletes it. @returns what is wrong with it. */
   checkBooks: (databaseUrl: string) => Promise<string[]>
 }
 
@@ -65,10 +65,83 @@ const USAGE = `npm run bench -- [options]
   --backend <backend>    redis or postgres
   --connections <count>  http, batches, baselines: how many
   --seconds <count>      length of each run
+  (with one of these four, results are shown, not saved)
 Environment: BENCH_DATABASE_URL (a Postgres to use, as a user who may create databases), BENCH_DIR (where data lies
 meanwhile); settings of the service, such as BATCH_SIZE, reach it.`
 
 async function main(): Promise<void> {
+  const { help, full, names, options } = readArguments()
+  if (help) return console.log(USAGE)
+  const began_ms = performance.now()
+  const say = (line: string) => {
+    const passed_s = Math.round((performance.now() - began_ms) / 1000)
+    console.log(`${String(Math.floor(passed_s / 60)).padStart(2)}:${String(passed_s % 60).padStart(2, '0')}  ${line}`)
+  }
+  const stage = await openStage(say)
+  const stopOnSignal = () => {
+    // Connections break while everything is being stopped: no news, and no reason to leave the rest behind.
+    for (const event of ['uncaughtException', 'unhandledRejection']) process.on(event, () => undefined)
+    killChildren()
+    void stage.stop().finally(() => process.exit(1))
+  }
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, stopOnSignal)
+  try {
+    const load = await startLoad()
+    const backends = (['redis', 'postgres'] as const).filter(
+      (backend) => (stage.redis || backend !== 'redis') && backend === (options.backend ?? backend),
+    )
+    const bench: Bench = {
+      stage,
+      load,
+      backends,
+      grown: undefined,
+      full,
+      options,
+      say,
+      checkBooks: (databaseUrl) => checkBooks(databaseUrl, stage, say),
+    }
+    const faults = await runParts(names, bench)
+    await load.stop()
+    if (faults.length === 0) return say('done: all books balance, nothing was lost')
+    for (const fault of faults) console.error(`FAULT ${fault}`)
+    process.exitCode = 1
+  } finally {
+    killChildren()
+    await stage.stop()
+  }
+}
+
+/** @returns what must not be and was. */
+async function runParts(names: readonly string[], bench: Bench): Promise<string[]> {
+  const { stage, options, say } = bench
+  // A run cut short or narrowed down is for whoever tunes, not for the records.
+  const isTrial = Object.values(options).some((value) => value !== undefined)
+  const on = machine(stage.versions)
+  const described = Object.entries(on).map(([name, value]) => `${name} ${value}`)
+  say(`on ${described.join(', ')}`)
+  const results: Result[] = []
+  const faults: string[] = []
+  for (const [position, name] of names.entries()) {
+    say(`${name} (part ${position + 1} of ${names.length})`)
+    const result = await (PARTS[name] as (bench: Bench) => Promise<Result>)(bench)
+    results.push(result)
+    faults.push(...result.faults.map((fault) => `${name}: ${fault}`))
+    const file = isTrial ? 'not saved' : await saveResult(result, on)
+    console.log(`\n${table(result.rows)}\n\n${file}\n`)
+  }
+  faults.push(...(await closeGrown(bench)))
+  const charts = isTrial ? [] : await drawCharts(results)
+  if (charts.length > 0) say(`drawn: ${charts.join(', ')}`)
+  const noise = othersShare(results)
+  if (noise > 0.1) {
+    say(`other programs used up to ${Math.round(100 * noise)} % of a processor meanwhile: figures are too low`)
+  }
+  const goals = goalRows(results)
+  if (goals.length > 0) console.log(`\n${table(goals)}\n`)
+  return faults
+}
+
+function readArguments(): { help: boolean; full: boolean; names: string[]; options: Options } {
   const { values } = parseArgs({
     options: {
       full: { type: 'boolean', default: false },
@@ -80,75 +153,21 @@ async function main(): Promise<void> {
       help: { type: 'boolean', default: false },
     },
   })
-  if (values.help) return console.log(USAGE)
-  const names = values.only?.split(',') ?? Object.keys(PARTS)
-  const options: Options = {
-    shape: oneOf('--shape', SHAPE_NAMES, values.shape),
-    backend: oneOf('--backend', ['redis', 'postgres'] as const, values.backend),
-    connections: values.connections === undefined ? undefined : Number(values.connections),
-    seconds: values.seconds === undefined ? undefined : Number(values.seconds),
-  }
+  const { help, full, only, shape, backend, connections, seconds } = values
+  const names = only?.split(',') ?? Object.keys(PARTS)
   for (const name of names) oneOf('--only', Object.keys(PARTS), name)
-
-  const began_ms = performance.now()
-  const say = (line: string) => {
-    const passed_s = Math.round((performance.now() - began_ms) / 1000)
-    console.log(`${String(Math.floor(passed_s / 60)).padStart(2)}:${String(passed_s % 60).padStart(2, '0')}  ${line}`)
+  const options = {
+    shape: oneOf('--shape', SHAPE_NAMES, shape),
+    backend: oneOf('--backend', ['redis', 'postgres'] as const, backend),
+    connections: connections === undefined ? undefined : Number(connections),
+    seconds: seconds === undefined ? undefined : Number(seconds),
   }
-  const stage = await openStage(say)
-  const stopOnSignal = () => {
-    killChildren()
-    void stage.stop().finally(() => process.exit(1))
-  }
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, stopOnSignal)
-
-  const on = machine(stage.versions)
-  const faults: string[] = []
-  try {
-    say(
-      `on ${Object.entries(on)
-        .map(([name, value]) => `${name} ${value}`)
-        .join(', ')}`,
-    )
-    const load = await startLoad()
-    const bench: Bench = {
-      stage,
-      load,
-      backends: (['redis', 'postgres'] as const).filter(
-        (backend) => (stage.redis || backend !== 'redis') && backend === (options.backend ?? backend),
-      ),
-      grown: undefined,
-      full: values.full,
-      options,
-      say,
-      checkBooks: (databaseUrl) => checkBooks(databaseUrl, say),
-    }
-    const results: Result[] = []
-    for (const [position, name] of names.entries()) {
-      say(`${name} (part ${position + 1} of ${names.length})`)
-      const result = await (PARTS[name] as (bench: Bench) => Promise<Result>)(bench)
-      results.push(result)
-      faults.push(...result.faults.map((fault) => `${name}: ${fault}`))
-      const file = await saveResult(result, on)
-      console.log(`\n${table(result.rows)}\n\n${file}\n`)
-    }
-    faults.push(...(await closeGrown(bench)))
-    const charts = await drawCharts(results)
-    if (charts.length > 0) say(`drawn: ${charts.join(', ')}`)
-    const goals = goalRows(results)
-    if (goals.length > 0) console.log(`\n${table(goals)}\n`)
-    await load.stop()
-  } finally {
-    killChildren()
-    await stage.stop()
-  }
-  if (faults.length === 0) return say('done: all books balance, nothing was lost')
-  for (const fault of faults) console.error(`FAULT ${fault}`)
-  process.exitCode = 1
+  return { help, full, names, options }
 }
 
-async function checkBooks(databaseUrl: string, say: (line: string) => void): Promise<string[]> {
+async function checkBooks(databaseUrl: string, stage: Stage, say: (line: string) => void): Promise<string[]> {
   const result = await audit(databaseUrl)
+  await dropDatabase(stage, databaseUrl)
   const decided = result.posted + result.rejected
   if (result.ok) {
     say(`the books balance: ${decided.toLocaleString('en')} transfers, ${result.checks.length} checks`)
@@ -156,6 +175,14 @@ async function checkBooks(databaseUrl: string, say: (line: string) => void): Pro
   }
   console.error(describeAudit(result))
   return ['the books do not balance']
+}
+
+/** The most that programs besides the bench used in any run, as a share of one processor. */
+function othersShare(results: readonly Result[]): number {
+  const shares = results.flatMap(({ rows }) =>
+    rows.map(({ cpu }) => (typeof cpu === 'object' && cpu !== null ? (cpu.others ?? 0) : 0)),
+  )
+  return Math.max(0, ...shares)
 }
 
 function oneOf<T extends string>(option: string, allowed: readonly T[], given: string | undefined): T | undefined {

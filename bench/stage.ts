@@ -177,8 +177,18 @@ export async function startService(stage: Stage, backend: Backend, given?: strin
     stop: async () => {
       await api.stop()
       await worker.stop()
+      if (backend === 'redis' && stage.redis) await removeQueue(stage.redis.url, env.QUEUE_NAME)
     },
   }
+}
+
+/** What one part leaves in Redis is not to be counted as the memory of the next. */
+async function removeQueue(redisUrl: string, name: string): Promise<void> {
+  const redis = new Redis(redisUrl)
+  for await (const keys of redis.scanStream({ match: `bull:${name}:*`, count: 1000 }) as AsyncIterable<string[]>) {
+    if (keys.length > 0) await redis.unlink(keys)
+  }
+  redis.disconnect()
 }
 
 /** Waits for a condition, never for a time. @throws Error when it does not come true. */

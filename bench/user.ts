@@ -22,7 +22,7 @@ type Answers = { durations_ms: Record<Kind, number[]>; failures: number }
 
 export async function runUsers(bench: Bench): Promise<Result> {
   const { stage, say, options, full } = bench
-  const seconds = options.seconds ?? (full ? 60 : 12)
+  const seconds = options.seconds ?? (full ? 60 : 10)
   const rows: Row[] = []
   const faults: string[] = []
   for (const backend of full ? bench.backends : bench.backends.slice(0, 1)) {
@@ -30,7 +30,7 @@ export async function runUsers(bench: Bench): Promise<Result> {
     const users = await startChild('bench/user.ts')
     try {
       say(`${backend}: warming up`)
-      await users.ask({ url: service.url, users: 1024, seconds: 4 })
+      await users.ask({ url: service.url, users: 1024, seconds: 3 })
       say(`${backend}: 1,024 users for ${seconds} s`)
       const { durations_ms, failures } = (await users.ask({ url: service.url, users: 1024, seconds })) as Answers
       if (failures > 0) faults.push(`${backend}: ${failures} requests failed`)

@@ -40,7 +40,6 @@ DECLARE
   indexes      bigint[]      := array_fill(NULL::bigint, ARRAY[cardinality(ids)]);
   spents       numeric[]     := array_fill(NULL::numeric, ARRAY[cardinality(ids)]);
   recorded_ats timestamptz[] := array_fill(NULL::timestamptz, ARRAY[cardinality(ids)]);
-  moment       timestamptz;
   chain        record;
   step         integer := 1;
   n            bigint;
@@ -56,8 +55,7 @@ BEGIN
   );
 
   -- 2. What was decided before stands; of the rest, which repeat an id of this batch, and which destinations exist.
-  --    After the claims: from here on nobody else decides for a claimed source. So is the moment: time never runs
-  --    backwards along a chain (nor does it when the clock does, see below).
+  --    After the claims: from here on nobody else decides for a claimed source.
 
   SELECT array_agg(asked.n), array_agg(asked.decided), array_agg(asked.first), array_agg(asked.destined)
   INTO walk, decided, first, destined
@@ -76,14 +74,16 @@ BEGIN
 
   outcomes := array_fill(NULL::text, ARRAY[cardinality(ids)]);
   long_tails := '{}';
-  moment := clock_timestamp();
 
-  -- 3. The state of each claimed source, one after the other,
-  -- 4. and its requests in the order asked. Each decision, posted or rejected, takes the next index: were rejections
+  -- 3. The state of each claimed source, one after the other. The moment is taken under the claim and is at least the
+  --    one before, so time never runs backwards along a chain, not even when the clock does; and it is taken after the
+  --    credits were read, so that at every past moment what was spent had been received.
+  -- 4. And its requests, in the order asked. Each decision, posted or rejected, takes the next index: were rejections
   --    recorded outside the chain, two transactions could hold each other's repeated id and wait in a circle.
 
   FOR chain IN
-    SELECT claim.source, known.overdraft, funds.received, funds.tail, last.recorded_at,
+    SELECT claim.source, known.overdraft, funds.received, funds.tail,
+      greatest(clock_timestamp(), last.recorded_at) AS moment,
       coalesce(last.index + 1, 0) AS next, coalesce(last.spent, 0) AS spent
     FROM unnest(claimed) AS claim (source)
     LEFT JOIN LATERAL (
@@ -123,7 +123,7 @@ BEGIN
 
       indexes[n] := chain.next;
       spents[n] := chain.spent;
-      recorded_ats[n] := greatest(moment, chain.recorded_at);
+      recorded_ats[n] := chain.moment;
       chain.next := chain.next + 1;
     END LOOP;
   END LOOP;

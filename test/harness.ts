@@ -5,8 +5,6 @@
  * either backend; seeds; conditions to wait for. Servers come from run.ts, which `npm test` runs.
  */
 import { randomBytes } from 'node:crypto'
-import { once } from 'node:events'
-import { connect, createServer, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ExecutionContext } from 'ava'
 import { Redis } from 'ioredis'
@@ -169,64 +167,6 @@ async function forgetQueue(name: string): Promise<void> {
   } finally {
     redis.disconnect()
   }
-}
-
-export type Proxy = {
-  /** The server's URL, with the proxy's address in it. */
-  url: string
-  /** Cuts every connection and refuses new ones, as a server that is down does. */
-  cut(): Promise<void>
-  /** Lets connections through again. */
-  restore(): Promise<void>
-  close(): Promise<void>
-}
-
-/** Stands between the service and a store, so that the store can go away for this service alone. */
-export async function startProxy(serverUrl: string): Promise<Proxy> {
-  const { hostname, port, protocol } = new URL(serverUrl)
-  const target = { host: hostname, port: Number(port) || (protocol.startsWith('redis') ? 6379 : 5432) }
-  const sockets = new Set<Socket>()
-  let listener = listen(0)
-  await once(listener, 'listening')
-  const address = listener.address()
-  if (address === null || typeof address === 'string') throw new Error('the proxy has no port')
-
-  function listen(at: number) {
-    const server = createServer((near) => {
-      const far = connect(target)
-      for (const [socket, other] of [
-        [near, far],
-        [far, near],
-      ] as const) {
-        sockets.add(socket)
-        socket.setNoDelay(true)
-        socket.on('error', () => {})
-        socket.once('close', () => {
-          sockets.delete(socket)
-          other.destroy()
-        })
-        socket.pipe(other)
-      }
-    })
-    return server.listen(at, '127.0.0.1')
-  }
-
-  const cut = async () => {
-    if (!listener.listening) return
-    const closed = once(listener, 'close')
-    listener.close()
-    for (const socket of sockets) socket.resetAndDestroy()
-    await closed
-  }
-  const restore = async () => {
-    listener = listen(address.port)
-    await once(listener, 'listening')
-  }
-
-  const url = new URL(serverUrl)
-  url.hostname = '127.0.0.1'
-  url.port = String(address.port)
-  return { url: url.href, cut, restore, close: cut }
 }
 
 /** Of everything random in this process. `SEED=… npm test -- test/model.ts` repeats a run. */

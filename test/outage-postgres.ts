@@ -1,0 +1,191 @@
+/*
+ * While Postgres is away, on both backends: 503 within a second, nothing accepted is lost, and the service recovers by
+ * itself, whether the database refuses, cuts, hangs, turns away or forgets its connections.
+ */
+import { randomUUID } from 'node:crypto'
+import test from 'ava'
+import { createClient } from './client.ts'
+import { type Backend, backends, createDatabase, type Service, startService, until } from './harness.ts'
+import { expect503, expectBooks, isReady, keyed, load, openTwo, recorded, untilDecided } from './load.ts'
+import { type StoreProxy, startProxy } from './proxy.ts'
+import { administer, databaseUrl } from './server.ts'
+
+/** How a database goes away, and comes back. */
+type Trouble = {
+  name: string
+  begin(proxy: StoreProxy, service: Service): Promise<void>
+  end(proxy: StoreProxy, service: Service): Promise<void>
+}
+
+const troubles: Trouble[] = [
+  { name: 'is down', begin: (proxy) => proxy.refuse(), end: (proxy) => proxy.restore() },
+  { name: 'hangs', begin: async (proxy) => proxy.stall(), end: (proxy) => proxy.restore() },
+  {
+    name: 'turns everyone away',
+    begin: async (proxy, service) => {
+      await allowConnections(service, false)
+      proxy.cut()
+    },
+    end: (_proxy, service) => allowConnections(service, true),
+  },
+]
+
+async function allowConnections({ databaseUrl: url }: Service, allowed: boolean): Promise<void> {
+  const name = new URL(url).pathname.slice(1)
+  await administer(databaseUrl(url, 'postgres'), (client) =>
+    client.query(`ALTER DATABASE ${name} ALLOW_CONNECTIONS ${allowed}`),
+  )
+}
+
+async function behindProxy(
+  backend: Backend,
+  run: (proxy: StoreProxy, service: Service) => Promise<void>,
+): Promise<void> {
+  const database = await createDatabase()
+  const proxy = await startProxy(database.url)
+  const service = await startService({ backend, database: database.url, settings: { DATABASE_URL: proxy.url } })
+  try {
+    await run(proxy, service)
+  } finally {
+    await proxy.restore()
+    proxy.cut()
+    await allowConnections(service, true)
+    await service.stop()
+    await proxy.close()
+    await database.drop()
+  }
+}
+
+for (const backend of backends) {
+  for (const { name, begin, end } of troubles) {
+    test.serial(`${backend}: a database that ${name} costs 503s until it is back, and nothing that was accepted`, (t) =>
+      behindProxy(backend, async (proxy, service) => {
+        const http = createClient(service.url)
+        const accounts = await openTwo(http)
+        const decided = await http.transfer(accounts.destination, accounts.source, '1')
+
+        // The worker has these in hand, and cannot decide them while we hold the claim of their source.
+        const session = await service.pool.connect()
+        const claim = 'pg_advisory_lock(uuid_hash_extended($1, 0))'
+        await session.query(`SELECT ${claim}`, [accounts.source])
+        const answers = await Promise.all(
+          Array.from({ length: 10 }, (_, number) => keyed(http, accounts, `before ${number}`)),
+        )
+        t.true(answers.every(({ status }) => status === 202))
+        const accepted = answers.map(({ body }) => String(body.id))
+        const before = await recorded(service.pool)
+
+        await begin(proxy, service)
+        const newcomer = randomUUID()
+        for (let round = 0; round < 2; round++) {
+          await expect503(t, {
+            keyed: keyed(http, accounts, 'refused'),
+            waiting: keyed(http, accounts, 'refused too', { Prefer: 'wait=10' }),
+            batch: http.post('/transfers/batch', { transfers: [{ ...accounts, amount: '1', key: 'refused as well' }] }),
+            account: http.post('/accounts', { id: newcomer, balance: '5' }),
+            decided: http.get(`/transfers/${decided.id}`),
+            queued: http.get(answers[0]?.headers.get('Location') ?? ''),
+            look: http.get(`/accounts/${accounts.source}`),
+            balance: http.get(`/accounts/${accounts.source}/balance`),
+            past: http.get(`/accounts/${accounts.source}/balance?at=2020-01-01T00:00:00Z`),
+            statement: http.get(`/accounts/${accounts.source}/transfers`),
+            ready: http.get('/health/ready'),
+          })
+        }
+        t.is((await http.get('/health')).status, 204)
+        const { down } = (await http.get('/health/ready')).body
+        t.deepEqual(down, backend === 'postgres' ? ['database', 'queue'] : ['database'])
+        await session.query('SELECT pg_advisory_unlock_all()')
+        t.deepEqual(await recorded(session), before)
+        session.release()
+
+        await end(proxy, service)
+        await until(isReady(http))
+        await untilDecided(t, service, accepted)
+        const repeated = await keyed(http, accounts, 'refused', { Prefer: 'wait=20' })
+        t.is(repeated.body.status, 'posted')
+        await until(async () =>
+          [201, 409].includes((await http.post('/accounts', { id: newcomer, balance: '5' })).status),
+        )
+        await until(async () => (await http.get(`/accounts/${newcomer}/balance`)).body.balance === '5')
+        const keys = [...Array.from({ length: 10 }, (_, number) => `before ${number}`), 'refused']
+        for (const key of keys) {
+          const { status, headers } = await keyed(http, accounts, key)
+          t.is(status, 200)
+          t.is(headers.get('Idempotent-Replayed'), 'true')
+        }
+      }),
+    )
+  }
+
+  test.serial(`${backend}: connections to the database that are cut under load lose nothing and repeat nothing`, (t) =>
+    behindProxy(backend, async (proxy, service) => {
+      const http = createClient(service.url)
+      await service.startWorker()
+      const accounts = await openTwo(http)
+      const { accepted, seen, stop } = load(http, accounts, 8)
+      for (const trouble of [
+        async () => proxy.cut(),
+        () =>
+          service.pool.query(`
+            SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()`),
+        async () => {
+          await proxy.refuse()
+          await until(() => (seen.get(503) ?? 0) > 20)
+          await proxy.restore()
+        },
+        async () => proxy.cut(),
+      ]) {
+        const enough = accepted.length + 50
+        await until(() => accepted.length >= enough, { timeout_ms: 30_000 })
+        await trouble()
+      }
+      const enough = accepted.length + 50
+      await until(() => accepted.length >= enough, { timeout_ms: 30_000 })
+      await stop()
+      t.deepEqual(
+        [...seen.keys()].filter((status) => ![200, 202, 503].includes(status)),
+        [],
+      )
+      await expectBooks(t, service, accounts, accepted)
+    }),
+  )
+
+  test.serial(`${backend}: connections to the database that die unnoticed are replaced`, (t) =>
+    behindProxy(backend, async (proxy, service) => {
+      const http = createClient(service.url)
+      const accounts = await openTwo(http)
+      await keyed(http, accounts, 'before', { Prefer: 'wait=20' })
+      proxy.lose()
+      await until(isReady(http), { timeout_ms: 20_000 })
+      const answer = await until(
+        async () => {
+          const { status, body } = await keyed(http, accounts, 'after', { Prefer: 'wait=5' })
+          return status === 200 && body
+        },
+        { timeout_ms: 20_000 },
+      )
+      t.is(answer.status, 'posted')
+    }),
+  )
+
+  test.serial(
+    `${backend}: a service that is started before its database serves as soon as that is there`,
+    async (t) => {
+      const database = await createDatabase()
+      const proxy = await startProxy(database.url)
+      await proxy.refuse()
+      const starting = startService({ backend, database: database.url, settings: { DATABASE_URL: proxy.url } })
+      await proxy.restore()
+      const service = await starting
+      const http = createClient(service.url)
+      await until(isReady(http))
+      await http.open('5')
+      t.pass()
+      await service.stop()
+      await proxy.close()
+      await database.drop()
+    },
+  )
+}

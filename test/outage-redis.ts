@@ -1,0 +1,178 @@
+/*
+ * While Redis is away: 503 within a second, nothing accepted is lost, and the service recovers by itself.
+ */
+import { randomUUID } from 'node:crypto'
+import test, { type ExecutionContext } from 'ava'
+import { createClient } from './client.ts'
+import { backends, startService, until } from './harness.ts'
+import { expect503, expectBooks, expectStatus, isReady, keyed, load, openTwo, recorded, untilDecided } from './load.ts'
+import { startProxy } from './proxy.ts'
+import { type OwnRedis, startOwnRedis } from './redis.ts'
+
+/** With a Redis of its own; where there is none on this machine, the Postgres half below still runs. */
+function testRedis(title: string, run: (t: ExecutionContext, redis: OwnRedis) => Promise<void>): void {
+  if (!backends.includes('redis')) return
+  test.serial(title, async (t) => {
+    const redis = await startOwnRedis()
+    if (!redis) {
+      t.log('no redis-server or valkey-server on this machine: skipped')
+      t.pass()
+      return
+    }
+    try {
+      await run(t, redis)
+    } finally {
+      redis.thaw()
+      await redis.remove()
+    }
+  })
+}
+
+const onRedis = (redis: OwnRedis, workers = 1) =>
+  startService({ backend: 'redis', workers, settings: { REDIS_URL: redis.url } })
+
+testRedis('a Redis that is killed costs 503s until it is back, and nothing that was accepted', async (t, redis) => {
+  const service = await onRedis(redis)
+  const http = createClient(service.url)
+  const accounts = await openTwo(http)
+  const decided = await http.transfer(accounts.source, accounts.destination, '1')
+  await service.stopWorkers()
+
+  const singles = await Promise.all(
+    Array.from({ length: 20 }, (_, number) => keyed(http, accounts, `single ${number}`)),
+  )
+  const batch = await http.post('/transfers/batch', {
+    transfers: Array.from({ length: 30 }, (_, number) => ({ ...accounts, amount: '1', key: `batch ${number}` })),
+  })
+  t.true([...singles, batch].every(({ status }) => status === 202))
+  const accepted = [...singles.map(({ body }) => String(body.id)), ...(batch.body.ids ?? [])]
+  const before = await recorded(service.pool)
+
+  await redis.kill()
+  const [single] = singles
+  const newcomer = randomUUID()
+  for (let round = 0; round < 2; round++) {
+    await expect503(t, {
+      keyed: keyed(http, accounts, 'refused'),
+      unkeyed: http.post('/transfers', { ...accounts, amount: '1' }),
+      waiting: keyed(http, accounts, 'refused too', { Prefer: 'wait=10' }),
+      batch: http.post('/transfers/batch', { transfers: [{ ...accounts, amount: '1', key: 'refused as well' }] }),
+      account: http.post('/accounts', { id: newcomer, balance: '5' }),
+      queued: http.get(`/transfers/${single?.body.id}`),
+      hinted: http.get(single?.headers.get('Location') ?? ''),
+      job: http.get(`/jobs/${single?.body.job}`),
+      ready: http.get('/health/ready'),
+    })
+    // What needs no queue is served.
+    await expectStatus(t, 200, {
+      decided: http.get(`/transfers/${decided.id}`),
+      balance: http.get(`/accounts/${accounts.source}/balance`),
+      statement: http.get(`/accounts/${accounts.source}/transfers`),
+    })
+  }
+  t.is((await http.get('/health')).status, 204)
+  t.deepEqual((await http.get('/health/ready')).body.down, ['queue'])
+  t.deepEqual(await recorded(service.pool), before)
+
+  await redis.start()
+  await until(isReady(http))
+  for (const id of accepted) t.is((await http.get(`/transfers/${id}`)).body.status, 'queued')
+  await service.startWorker()
+  await untilDecided(t, service, accepted)
+  const repeated = await keyed(http, accounts, 'refused', { Prefer: 'wait=20' })
+  t.is(repeated.body.status, 'posted')
+  const opened = await http.post('/accounts', { id: newcomer, balance: '5' }, { Prefer: 'wait=20' })
+  t.is(opened.status, 201)
+  t.is((await http.get(`/accounts/${newcomer}/balance`)).body.balance, '5')
+  t.is((await http.get(`/accounts/${accounts.destination}/balance`)).body.balance, String(accepted.length + 2))
+  await service.stop()
+})
+
+testRedis('a Redis that hangs costs 503s until it moves again, and nothing twice', async (t, redis) => {
+  const service = await onRedis(redis)
+  const http = createClient(service.url)
+  const accounts = await openTwo(http)
+  const before = await recorded(service.pool)
+
+  redis.freeze()
+  const keys = Array.from({ length: 20 }, (_, number) => `key ${number}`)
+  for (let round = 0; round < 2; round++) {
+    await expect503(t, {
+      ...Object.fromEntries(keys.map((key) => [key, keyed(http, accounts, key)])),
+      batch: http.post('/transfers/batch', { transfers: keys.map((key) => ({ ...accounts, amount: '1', key })) }),
+      transfer: http.get(`/transfers/${randomUUID()}`),
+      job: http.get(`/jobs/${randomUUID()}`),
+      ready: http.get('/health/ready'),
+    })
+  }
+  t.is((await http.get(`/accounts/${accounts.source}/balance`)).status, 200)
+  t.deepEqual(await recorded(service.pool), before)
+
+  // What was given up may yet be carried out, and is repeated besides.
+  redis.thaw()
+  await until(isReady(http))
+  const accepted: string[] = []
+  for (const key of keys) {
+    const { body } = await keyed(http, accounts, key, { Prefer: 'wait=20' })
+    t.is(body.status, 'posted')
+    accepted.push(String(body.id))
+  }
+  await expectBooks(t, service, accounts, accepted)
+  await service.stop()
+})
+
+testRedis('a Redis that is killed again and again under load loses nothing and repeats nothing', async (t, redis) => {
+  const service = await onRedis(redis, 2)
+  const http = createClient(service.url)
+  const accounts = await openTwo(http)
+  const { accepted, seen, stop } = load(http, accounts, 8)
+  for (let round = 1; round <= 3; round++) {
+    const enough = accepted.length + 50
+    await until(() => accepted.length >= enough, { timeout_ms: 30_000 })
+    const refused = seen.get(503) ?? 0
+    await redis.kill()
+    await until(() => (seen.get(503) ?? 0) >= refused + 20)
+    await redis.start()
+  }
+  const enough = accepted.length + 50
+  await until(() => accepted.length >= enough, { timeout_ms: 30_000 })
+  await stop()
+  t.deepEqual(
+    [...seen.keys()].filter((status) => ![200, 202, 503].includes(status)),
+    [],
+  )
+  await expectBooks(t, service, accounts, accepted)
+  await service.stop()
+})
+
+testRedis('a service that is started before its Redis serves as soon as that is there', async (t, redis) => {
+  await redis.kill()
+  const service = await onRedis(redis)
+  const http = createClient(service.url)
+  await expect503(t, { ready: http.get('/health/ready') })
+  await redis.start()
+  await until(isReady(http))
+  await http.open('5')
+  await service.stop()
+})
+
+testRedis('connections to Redis that die unnoticed are replaced', async (t, redis) => {
+  const proxy = await startProxy(redis.url)
+  const service = await startService({ backend: 'redis', settings: { REDIS_URL: proxy.url } })
+  try {
+    const http = createClient(service.url)
+    const accounts = await openTwo(http)
+    await keyed(http, accounts, 'before', { Prefer: 'wait=20' })
+    proxy.lose()
+    await until(isReady(http))
+    const { body } = await until(async () => {
+      const answer = await keyed(http, accounts, 'after', { Prefer: 'wait=5' })
+      return answer.status === 200 && answer
+    })
+    t.is(body.status, 'posted')
+  } finally {
+    proxy.cut()
+    await service.stop()
+    await proxy.close()
+  }
+})
