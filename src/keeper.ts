@@ -101,10 +101,10 @@ const pause = (pause_ms: number, signal: AbortSignal): Promise<void> =>
 
 /**
  * A small nursery: what a request leaves behind is dead at once, and collecting 4 MB more often costs no measurable
- * processor time, while Node's own choice grows each process by a hundred megabytes under load. package.json says the same
+ * time, while Node's own choice grows each process by a hundred megabytes under load. package.json says the same
  * for the parts started alone.
  */
-const MEMORY = ['--max-semi-space-size=4']
+export const NODE_FLAGS = ['--max-semi-space-size=4']
 
 export type Child = Running & { url: string | undefined }
 
@@ -125,7 +125,7 @@ export async function startChild(
     env,
     detached: true,
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-    execArgv: MEMORY,
+    execArgv: NODE_FLAGS,
   })
   const exited = new Promise<string>((done) => {
     child.once('error', (error) => done(error.message))

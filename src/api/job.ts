@@ -61,7 +61,7 @@ export function jobRoutes(router: Router, { queue }: { queue: TransferQueue }): 
     if (!job || state === 'unknown') {
       throw new Problem(
         'job-not-found',
-        'finished jobs are kept for an hour at most; their transfers are in the ledger',
+        'finished jobs are kept for a short while only; what became of their transfers is in the ledger',
       )
     }
     ctx.body = describe(id, job, String(state))

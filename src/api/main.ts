@@ -10,7 +10,7 @@ import { refuseOtherVersion } from '../db/migrate.ts'
 import { openPool } from '../db/pool.ts'
 import { createLog } from '../log.ts'
 import { runUntilStopped } from '../process.ts'
-import { openQueue, scheduleSweep, warnOfLoss } from '../queue.ts'
+import { keepTidy, openQueue, scheduleSweep, warnOfLoss } from '../queue.ts'
 import { readSettings, type Settings } from '../settings.ts'
 import { createApp } from './app.ts'
 import { createDecisions } from './decision.ts'
@@ -33,6 +33,7 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
   await warnOfLoss(settings, log)
 
   void scheduleSweep(queue)
+  const stopTidying = keepTidy(queue, settings)
 
   const submissions = createSubmissions({
     queue,
@@ -63,6 +64,7 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
       decisions.release()
       await once(server, 'close')
       submissions.close()
+      stopTidying()
       await queue.close()
       await pool.end()
     },
