@@ -1,7 +1,10 @@
 export default {
   extensions: ['ts'],
   // All but what the tests themselves are built on.
-  files: ['test/*.ts', ...['run', 'server', 'harness', 'books', 'client', 'proxy', 'redis', 'load'].map((name) => `!test/${name}.ts`)],
+  files: [
+    'test/*.ts',
+    ...['run', 'server', 'harness', 'books', 'client', 'proxy', 'redis', 'load'].map((name) => `!test/${name}.ts`),
+  ],
   // Three files at a time: most of a test's time is waiting, and all share the 100 connections of one Postgres.
   concurrency: 3,
   timeout: '2m',

@@ -172,9 +172,9 @@ CREATE FUNCTION ledger.closings_are_at_home() RETURNS boolean LANGUAGE sql AS $$
 $$;
 
 -- Drops all closings and makes this cluster their home; sweep_books makes new ones. For the owner of the ledger, while
--- the service is stopped. Credits from a cluster that was further ahead would not fall below a horizon here for a long
--- time, so they get the oldest transaction id there is: nothing about the money changes, and the trigger is off for
--- just this.
+-- the service is stopped. In another cluster all credits so far get the oldest transaction id there is: with those they
+-- brought along they would not fall below a horizon here for a long time, or be taken for newer than what comes next.
+-- Nothing about the money changes, and the trigger is off for just this.
 
 CREATE FUNCTION ledger.drop_closings() RETURNS void LANGUAGE plpgsql
 SET search_path = ledger, pg_temp
@@ -182,7 +182,7 @@ AS $$
 BEGIN
   IF NOT closings_are_at_home() THEN
     ALTER TABLE credit DISABLE TRIGGER refuse_change;
-    UPDATE credit SET xid = '3' WHERE xid >= pg_current_xact_id();
+    UPDATE credit SET xid = '3';
     ALTER TABLE credit ENABLE ALWAYS TRIGGER refuse_change;
     DELETE FROM cluster;
     INSERT INTO cluster SELECT system_identifier FROM pg_control_system();

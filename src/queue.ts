@@ -96,13 +96,15 @@ export function openQueue(settings: Settings): TransferQueue {
     ) as unknown as TransferQueue
   }
   return new Queue(QUEUE_NAME, {
-    connection: new Redis(REDIS_URL, {
+    // Settings, not a client: BullMQ closes only what it opened itself.
+    connection: {
+      url: REDIS_URL,
       // Together with the two skips below: a command against a Redis that is down fails now, not when it is back.
       enableOfflineQueue: false,
       maxRetriesPerRequest: 1,
       commandTimeout: 700,
       retryStrategy,
-    }),
+    },
     skipWaitingForReady: true,
     skipVersionCheck: true,
     defaultJobOptions: REDIS_OPTIONS,
@@ -162,7 +164,7 @@ export function openWorker(settings: Settings, process: Processor<JobData, JobRe
   }
   return new Worker(QUEUE_NAME, process, {
     ...options,
-    connection: new Redis(REDIS_URL, { maxRetriesPerRequest: null, retryStrategy }),
+    connection: { url: REDIS_URL, maxRetriesPerRequest: null, retryStrategy },
   }) as unknown as TransferWorker
 }
 

@@ -99,10 +99,23 @@ async function race(
     `SELECT id, coalesce(reason::text, 'posted') AS outcome FROM ledger.transfer WHERE id = ANY ($1)`,
     [[...asked]],
   )
+  // The balance of each account after each of its movements, in the order of time.
+  const { rows: overdrawn } = await admin.query(`
+    SELECT * FROM (
+      SELECT account, at, sum(amount) OVER (PARTITION BY account ORDER BY at) AS balance
+      FROM (
+        SELECT destination AS account, recorded_at AS at, amount FROM ledger.credit
+        UNION ALL
+        SELECT source, recorded_at, -amount FROM ledger.transfer WHERE reason IS NULL
+      ) AS movement
+    ) AS history
+    JOIN ledger.account ON id = account
+    WHERE balance < 0 AND NOT overdraft`)
   const result = await audit(url)
   if (door !== 'ledger.careless') {
     t.is(contradictions, 0, 'whoever asks for a transfer gets the same answer')
     t.is(unbalanced, 0, 'at every moment all balances sum to 0, and none is below')
+    t.deepEqual(overdrawn, [], 'nor was at any moment of the past')
     t.is(recorded.length, asked.size, 'each transfer is decided once')
     t.deepEqual(
       recorded.filter(({ id, outcome }) => outcomes.get(id) !== outcome),

@@ -240,16 +240,16 @@ const MISTAKES: Record<string, [name: string, right: string, wrong: string]> = {
     'chain.spent + amounts[n] >= chain.received',
   ],
   'lets everybody overdraw': ['ledger.post_transfers', 'NOT chain.overdraft AND', 'false AND'],
-  'pays to nobody': ['ledger.post_transfers', 'NOT destined[n]', 'false'],
+  'pays to nobody': ['ledger.post_transfers', 'NOT destined[step - 1]', 'false'],
   'looks at the funds before the destination': [
     'ledger.post_transfers',
-    'NOT destined[n]',
-    'NOT destined[n] AND chain.spent + amounts[n] <= chain.received',
+    'NOT destined[step - 1]',
+    'NOT destined[step - 1] AND chain.spent + amounts[n] <= chain.received',
   ],
-  'decides a repeat anew': ['ledger.post_transfers', 'first[n] < n', 'false'],
+  'decides a repeat anew': ['ledger.post_transfers', 'first[step - 1] < n', 'false'],
   'posts what repeats a rejection': [
     'ledger.post_transfers',
-    'outcomes[n] := outcomes[first[n]]',
+    'outcomes[n] := outcomes[first[step - 1]]',
     "outcomes[n] := 'posted'",
   ],
   'does not count what a rejection stands on': [

@@ -12,16 +12,7 @@ import pg from 'pg'
 import { openQueue } from '../src/queue.ts'
 import { transferId } from '../src/transfer.ts'
 import { createClient } from './client.ts'
-import {
-  type Backend,
-  backends,
-  createDatabase,
-  openAdmin,
-  redisUrl,
-  type Service,
-  startService,
-  until,
-} from './harness.ts'
+import { type Backend, backends, createDatabase, openAdmin, type Service, startService, until } from './harness.ts'
 
 const TAKE_OVER_LIMIT_MS = 10_000
 
@@ -175,71 +166,79 @@ for (const backend of backends) {
       }),
   )
 
+  const underLoad = (t: ExecutionContext, signal: NodeJS.Signals) =>
+    withService(backend, async (service) => {
+      const [source = '', destination = ''] = await openFunded(service, '100000', '0')
+      const api = await startPart('api', service)
+      const agent = new Agent({ keepAlive: true, maxSockets: 16 })
+      const accepted = new Set<string>()
+      const unanswered = new Set<string>()
+      const statuses = new Set<number>()
+      let broken = 0
+      let gone = false
+
+      /** @returns false when nobody answers any more. */
+      const submit = (key: string) =>
+        new Promise<boolean>((done) => {
+          const headers = { 'Content-Type': 'application/json', 'Idempotency-Key': key }
+          const sent = request(`${api.url}/transfers`, { method: 'POST', agent, headers }, (answer) => {
+            let text = ''
+            answer.on('data', (bytes) => (text += bytes))
+            answer.on('error', () => {})
+            answer.on('close', () => {
+              if (!answer.complete) broken += 1
+              statuses.add(answer.statusCode ?? 0)
+              if (answer.complete && JSON.parse(text).id) accepted.add(key)
+              else unanswered.add(key)
+              done(true)
+            })
+          })
+          // A connection that was refused, or closed between two requests.
+          sent.on('error', () => {
+            if (accepted.has(key)) return
+            unanswered.add(key)
+            done(false)
+          })
+          sent.end(JSON.stringify({ source, destination, amount: '1' }))
+        })
+
+      const clients = Array.from({ length: 16 }, async (_, client) => {
+        for (let number = 0; !gone; number++) await submit(`${client}/${number}`)
+      })
+      await until(() => accepted.size > 300)
+      api.process.kill(signal)
+      t.is(await api.exited, signal === 'SIGTERM' ? 0 : signal)
+      gone = true
+      await Promise.all(clients)
+      agent.destroy()
+      if (signal === 'SIGTERM') t.is(broken, 0)
+      t.deepEqual([...statuses], [202])
+
+      const other = createClient(service.url)
+      for (const key of unanswered) {
+        const { status } = await other.post(
+          '/transfers',
+          { source, destination, amount: '1' },
+          { 'Idempotency-Key': key },
+        )
+        t.is(status, 202)
+      }
+      await service.startWorker()
+      await expectDecidedOnce(
+        t,
+        service,
+        source,
+        [...accepted, ...unanswered].map((key) => transferId(source, key)),
+      )
+    })
+
   test.serial(
     `${backend}: an API stopped under load breaks off no answer, and what it did not answer can be repeated`,
-    (t) =>
-      withService(backend, async (service) => {
-        const [source = '', destination = ''] = await openFunded(service, '100000', '0')
-        const api = await startPart('api', service)
-        const agent = new Agent({ keepAlive: true, maxSockets: 16 })
-        const accepted = new Set<string>()
-        const unanswered = new Set<string>()
-        const statuses = new Set<number>()
-        let broken = 0
-        let gone = false
+    (t) => underLoad(t, 'SIGTERM'),
+  )
 
-        /** @returns false when nobody answers any more. */
-        const submit = (key: string) =>
-          new Promise<boolean>((done) => {
-            const headers = { 'Content-Type': 'application/json', 'Idempotency-Key': key }
-            const sent = request(`${api.url}/transfers`, { method: 'POST', agent, headers }, (answer) => {
-              let text = ''
-              answer.on('data', (bytes) => (text += bytes))
-              answer.on('error', () => (broken += 1))
-              answer.on('close', () => {
-                statuses.add(answer.statusCode ?? 0)
-                if (answer.complete && JSON.parse(text).id) accepted.add(key)
-                done(true)
-              })
-            })
-            // A connection that was refused, or closed between two requests.
-            sent.on('error', () => {
-              if (accepted.has(key)) return
-              unanswered.add(key)
-              done(false)
-            })
-            sent.end(JSON.stringify({ source, destination, amount: '1' }))
-          })
-
-        const clients = Array.from({ length: 16 }, async (_, client) => {
-          for (let number = 0; !gone; number++) await submit(`${client}/${number}`)
-        })
-        await until(() => accepted.size > 300)
-        api.process.kill('SIGTERM')
-        t.is(await api.exited, 0)
-        gone = true
-        await Promise.all(clients)
-        agent.destroy()
-        t.is(broken, 0)
-        t.deepEqual([...statuses], [202])
-
-        const other = createClient(service.url)
-        for (const key of unanswered) {
-          const { status } = await other.post(
-            '/transfers',
-            { source, destination, amount: '1' },
-            { 'Idempotency-Key': key },
-          )
-          t.is(status, 202)
-        }
-        await service.startWorker()
-        await expectDecidedOnce(
-          t,
-          service,
-          source,
-          [...accepted, ...unanswered].map((key) => transferId(source, key)),
-        )
-      }),
+  test.serial(`${backend}: an API killed under load has lost nothing of what it accepted`, (t) =>
+    underLoad(t, 'SIGKILL'),
   )
 
   test.serial(`${backend}: a worker told to stop finishes the jobs it has in hand`, (t) =>
@@ -351,30 +350,37 @@ async function expectRefusal(t: ExecutionContext, part: Part, says: RegExp): Pro
   t.notRegex(part.said(), /\n\s+at .*\(?file:/)
 }
 
-test('wrong settings end a process with a sentence that names them', async (t) => {
+test.serial('wrong settings end a process with a sentence that names them', async (t) => {
   const DATABASE_URL = 'postgres://127.0.0.1:1/none'
-  for (const [environment, says] of [
-    [{}, /DATABASE_URL is not set/],
-    [{ DATABASE_URL: '' }, /DATABASE_URL is not set/],
-    [{ DATABASE_URL: 'mysql://127.0.0.1/x' }, /DATABASE_URL="mysql:.*must be a URL starting with postgres:/],
-    [{ DATABASE_URL, REDIS_URL: '127.0.0.1:6379' }, /REDIS_URL="127.0.0.1:6379": must be a URL starting with redis:/],
-    [{ DATABASE_URL, PORT: 'http' }, /PORT="http": must be a whole number/],
-    [{ DATABASE_URL, PORT: '65536' }, /PORT="65536": must be at most 65535/],
-    [{ DATABASE_URL, BATCH_SIZE: '0', LOG_LEVEL: 'loud' }, /BATCH_SIZE="0": must be at least 1[\s\S]*LOG_LEVEL="loud"/],
+  for (const [name, environment, says] of [
+    ['api', {}, /DATABASE_URL is not set/],
+    ['worker', { DATABASE_URL: '' }, /DATABASE_URL is not set/],
+    ['api', { DATABASE_URL: 'mysql://127.0.0.1/x' }, /DATABASE_URL="mysql:.*must be a URL starting with postgres:/],
+    [
+      'worker',
+      { DATABASE_URL, REDIS_URL: '127.0.0.1:1' },
+      /REDIS_URL="127.0.0.1:1": must be a URL starting with redis:/,
+    ],
+    ['api', { DATABASE_URL, PORT: '65536' }, /PORT="65536": must be at most 65535/],
+    ['worker', { DATABASE_URL, WORKER_JOBS: 'all' }, /WORKER_JOBS="all": must be a whole number/],
+    [
+      'api',
+      { DATABASE_URL, BATCH_SIZE: '0', LOG_LEVEL: 'loud' },
+      /LOG_LEVEL="loud": must be one of[\s\S]*BATCH_SIZE="0"/,
+    ],
   ] as const) {
-    const parts = [spawnPart('api', environment), spawnPart('worker', environment)]
-    for (const part of parts) await expectRefusal(t, part, says)
+    await expectRefusal(t, spawnPart(name, environment), says)
   }
 })
 
-test('a port that is taken ends an API with a sentence', async (t) => {
+test.serial('a port that is taken ends an API with a sentence', async (t) => {
   const service = await startService({ backend: 'postgres', workers: 0 })
   const { DATABASE_URL, QUEUE_NAME } = service.settings
   await expectRefusal(t, spawnPart('api', { DATABASE_URL, QUEUE_NAME, PORT: new URL(service.url).port }), /EADDRINUSE/)
   await service.stop()
 })
 
-test('a database that is not migrated, or newer than the code, is refused by API and worker', async (t) => {
+test.serial('a database that is not migrated, or newer than the code, is refused by API and worker', async (t) => {
   const empty = await createDatabase({ empty: true })
   const newer = await createDatabase()
   const pool = openAdmin(newer.url)
@@ -384,17 +390,15 @@ test('a database that is not migrated, or newer than the code, is refused by API
     [empty, /at version 0, this code needs \d+: npm run migrate/],
     [newer, /at version 9999, newer than this code/],
   ] as const) {
-    for (const REDIS_URL of backends.includes('redis') ? [undefined, redisUrl()] : [undefined]) {
-      const environment = { DATABASE_URL: url, REDIS_URL, QUEUE_NAME: `test-${randomUUID()}` }
-      const parts = [spawnPart('api', environment), spawnPart('worker', environment)]
-      for (const part of parts) await expectRefusal(t, part, says)
+    for (const name of ['api', 'worker'] as const) {
+      await expectRefusal(t, spawnPart(name, { DATABASE_URL: url }), says)
     }
   }
   await empty.drop()
   await newer.drop()
 })
 
-test('a process that waits for its database stops when told to', async (t) => {
+test.serial('a process that waits for its database stops when told to', async (t) => {
   for (const name of ['api', 'worker'] as const) {
     const part = spawnPart(name, { DATABASE_URL: 'postgres://127.0.0.1:1/none' })
     await until(() => part.said().includes('not reachable yet'))

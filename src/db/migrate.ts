@@ -41,9 +41,12 @@ export async function migrate(databaseUrl: string, options: { queue: boolean }):
 /** @throws Error unless the database is exactly as new as this code; for processes that do not migrate themselves. */
 export async function refuseOtherVersion(pool: DatabasePool): Promise<void> {
   const known = await readFolder()
-  const exists = await pool.oneFirst(sql.type(z.object({ exists: z.boolean() }))`
-    SELECT to_regclass('ledger.migration') IS NOT NULL AS exists`)
-  const number = exists
+  // The catalogue is readable by everyone; the table only once the last migration has been through.
+  const readable = await pool.maybeOneFirst(sql.type(z.object({ readable: z.boolean() }))`
+    SELECT has_schema_privilege(space.oid, 'USAGE') AND has_table_privilege(class.oid, 'SELECT') AS readable
+    FROM pg_class AS class JOIN pg_namespace AS space ON space.oid = class.relnamespace
+    WHERE space.nspname = 'ledger' AND class.relname = 'migration'`)
+  const number = readable
     ? await pool.oneFirst(
         sql.type(z.object({ number: z.number() }))`SELECT max(number) AS number FROM ledger.migration`,
       )

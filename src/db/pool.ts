@@ -8,6 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { createPgDriverFactory } from '@slonik/pg-driver'
 import type { Logger } from 'pino'
 import { createPool, type DatabasePool } from 'slonik'
+import { isPassing } from './fault.ts'
 
 export const APP_ROLE = 'transfer_app'
 
@@ -23,6 +24,7 @@ export function asApp(databaseUrl: string, options = ''): string {
  * Opens a pool, waiting for a database that is not there yet: a service that is started before its database heals by
  * itself. Afterwards the pool survives restarts of the database on its own.
  *
+ * @throws Error if there is a database but it was never migrated.
  * @param timeout_ms the most one statement or one connection attempt may take.
  */
 export async function openPool(options: {
@@ -54,6 +56,9 @@ export async function openPool(options: {
         ],
       })
     } catch (error) {
+      // The login works, the role it is to work as does not: nobody has migrated yet.
+      if (!isPassing(error))
+        throw new Error(`the database is not migrated: npm run migrate (${String(error)})`, { cause: error })
       log.warn({ error: String(error) }, 'database not reachable yet; trying again in 1 s')
       await sleep(1000)
     }

@@ -5,7 +5,7 @@
  */
 import { type DatabasePool, sql } from 'slonik'
 import { z } from 'zod'
-import { type Decision, type Outcome, REASONS, type Transfer } from '../transfer.ts'
+import { type Decision, type Outcome, REASONS, SERVICE_ACCOUNT, type Transfer } from '../transfer.ts'
 
 const postingRow = z.object({
   outcomes: z.array(z.enum(['posted', ...REASONS]).nullable()),
@@ -87,17 +87,19 @@ export type Line = {
 /** Where the next page goes on: below this index of the account's own chain, below this credit of its book. */
 export const statementCursor = z.object({
   sent: z.int().min(0),
-  received: z.tuple([z.string().regex(/^\d{1,20}$/), z.guid(), z.int().min(0)]),
+  received: z.tuple([z.string().regex(/^\d{1,20}$/), z.iso.datetime({ offset: true }), z.guid(), z.int().min(0)]),
 })
 
 export type StatementCursor = z.infer<typeof statementCursor>
 
 const START: StatementCursor = {
   sent: Number.MAX_SAFE_INTEGER,
-  received: ['18446744073709551615', 'ffffffff-ffff-ffff-ffff-ffffffffffff', 0],
+  received: ['18446744073709551615', '9999-12-31T23:59:59Z', 'ffffffff-ffff-ffff-ffff-ffffffffffff', 0],
 }
 
-const lineRow = decisionRow.extend({ direction: z.enum(['sent', 'received']), xid: z.string() })
+const END: StatementCursor = { sent: 0, received: ['0', '0001-01-01T00:00:00Z', SERVICE_ACCOUNT, 0] }
+
+const creditRow = decisionRow.omit({ destination: true, reason: true }).extend({ xid: z.string() })
 
 /**
  * A page of an account's statement, newest first: what it sent in the order of its chain, what it received in the
@@ -109,53 +111,59 @@ export async function readStatement(
   limit: number,
   cursor: StatementCursor = START,
 ): Promise<{ lines: Line[]; next: StatementCursor | null }> {
-  const [xid, source, index] = cursor.received
-  const rows = await pool.any(sql.type(lineRow)`
-    (
-      SELECT 'sent' AS direction, '0' AS xid, id, source, index, destination, amount, reason, recorded_at
+  const [xid, recorded_at, source, index] = cursor.received
+  const [sent, received] = await Promise.all([
+    pool.any(sql.type(decisionRow)`
+      SELECT id, source, index, destination, amount, reason, recorded_at
       FROM ledger.transfer
       WHERE source = ${account} AND index < ${cursor.sent}
-      ORDER BY index DESC LIMIT ${limit + 1}
-    )
-    UNION ALL
-    (
-      SELECT 'received', credit.xid::text, origin.id, credit.source, credit.index, credit.destination, credit.amount,
-        NULL, credit.recorded_at
+      ORDER BY index DESC LIMIT ${limit + 1}`),
+    // Within one transaction by time: after a restore into another cluster, all of the past has one transaction id.
+    pool.any(sql.type(creditRow)`
+      SELECT credit.xid::text AS xid, origin.id, credit.source, credit.index, credit.amount, credit.recorded_at
       FROM (
         SELECT * FROM ledger.credit
-        WHERE destination = ${account} AND (xid, source, index) < (${xid}, ${source}, ${index})
-        ORDER BY xid DESC, source DESC, index DESC LIMIT ${limit + 1}
+        WHERE destination = ${account}
+          AND (xid, recorded_at, source, index) < (${xid}, ${recorded_at}, ${source}, ${index})
+        ORDER BY xid DESC, recorded_at DESC, source DESC, index DESC LIMIT ${limit + 1}
       ) AS credit
       CROSS JOIN LATERAL (
         SELECT id FROM ledger.transfer
         WHERE transfer.source = credit.source AND transfer.index = credit.index LIMIT 1
       ) AS origin
-    )`)
+      ORDER BY credit.xid DESC, credit.recorded_at DESC, credit.source DESC, credit.index DESC`),
+  ])
 
-  const sent = rows.filter((row) => row.direction === 'sent').sort((a, b) => b.index - a.index)
-  const received = rows.filter((row) => row.direction === 'received').sort(newestCreditFirst)
   const lines: Line[] = []
-  const next = structuredClone(cursor)
+  let [debits, credits] = [0, 0]
   while (lines.length < limit) {
-    const [head, other] = [sent[0], received[0]]
-    const row = head && (!other || head.recorded_at > other.recorded_at) ? sent.shift() : received.shift()
-    if (!row) break
-    if (row.direction === 'sent') next.sent = row.index
-    else next.received = [row.xid, row.source, row.index]
-    lines.push(line(row))
+    const [debit, credit] = [sent[debits], received[credits]]
+    if (debit && (!credit || isLater(debit.recorded_at, credit.recorded_at))) {
+      lines.push(sentLine(debit))
+      debits += 1
+    } else if (credit) {
+      const { id, source: account, amount, index, recorded_at } = credit
+      lines.push({ id, direction: 'received', account, amount, index, recorded_at, status: 'posted' })
+      credits += 1
+    } else break
   }
-  return { lines, next: sent.length + received.length > 0 ? next : null }
+
+  const [debit, credit] = [sent[debits], received[credits]]
+  if (!debit && !credit) return { lines, next: null }
+  // At the first line that is left of each kind, so that nothing which arrives meanwhile gets into a later page.
+  const next: StatementCursor = {
+    sent: debit ? debit.index + 1 : END.sent,
+    received: credit ? [credit.xid, credit.recorded_at, credit.source, credit.index + 1] : END.received,
+  }
+  return { lines, next }
 }
 
-function newestCreditFirst(a: z.infer<typeof lineRow>, b: z.infer<typeof lineRow>): number {
-  if (a.xid !== b.xid) return BigInt(b.xid) > BigInt(a.xid) ? 1 : -1
-  if (a.source !== b.source) return b.source > a.source ? 1 : -1
-  return b.index - a.index
+/** Of two moments as Postgres writes them. Without the Z, since it drops zeros at the end: "0.5Z" is before "0.51Z". */
+function isLater(a: string, b: string): boolean {
+  return a.slice(0, -1) > b.slice(0, -1)
 }
 
-function line(row: z.infer<typeof lineRow>): Line {
-  const { id, direction, amount, index, reason, recorded_at } = row
-  const account = direction === 'sent' ? row.destination : row.source
-  const common = { id, direction, account, amount, index, recorded_at }
-  return reason === null ? { ...common, status: 'posted' } : { ...common, status: 'rejected', reason }
+function sentLine({ id, destination: account, amount, index, reason, recorded_at }: z.infer<typeof decisionRow>): Line {
+  const line = { id, direction: 'sent' as const, account, amount, index, recorded_at }
+  return reason === null ? { ...line, status: 'posted' } : { ...line, status: 'rejected', reason }
 }
