@@ -12,7 +12,7 @@ import { SERVICE_ACCOUNT } from '../transfer.ts'
 import { openPool } from './pool.ts'
 
 /** Credits since the last closing that make an account's tail long; the same number as ledger.long_tail(). */
-export const LONG_TAIL = 100
+export const LONG_TAIL = 32
 
 /** Stores what these accounts have received by now, so that nobody has to add it up again. */
 export async function closeBooks(pool: DatabasePool, accounts: readonly string[]): Promise<void> {
