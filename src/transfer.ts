@@ -46,7 +46,12 @@ const amount = z
   .union([z.string(), z.int().transform(String)], { error: AMOUNT_ERROR })
   .refine((text) => AMOUNT.test(text) && /[1-9]/.test(text), { error: AMOUNT_ERROR })
 
-export const idempotencyKey = z.string().min(1, 'a key of 1 to 255 characters').max(255, 'a key of 1 to 255 characters')
+export const idempotencyKey = z
+  .string()
+  .min(1, 'a key of 1 to 255 characters')
+  .max(255, 'a key of 1 to 255 characters')
+  // Half of a surrogate pair is no character, and has no bytes to make an id of.
+  .refine((key) => key.isWellFormed(), { error: 'a key of whole characters' })
 
 const between = {
   source: uuid.refine((id) => id !== SERVICE_ACCOUNT, {

@@ -23,7 +23,6 @@ type Case = {
 }
 
 const INVALID = { status: 400, type: 'invalid-request' }
-const MALFORMED = { status: 400, type: 'malformed-json' }
 const TOO_LARGE = { status: 413, type: 'content-too-large' }
 const UNSUPPORTED = { status: 415, type: 'unsupported-media-type' }
 
@@ -113,9 +112,9 @@ for (const backend of backends) {
       ['words', 'source=a&destination=b', 'malformed-json'],
       ['an array', '[]', 'invalid-request'],
       ['an array of one', `[${JSON.stringify(transfer)}]`, 'invalid-request'],
-      ['__proto__', '{"__proto__": {"source": "x"}}', 'malformed-json'],
-      ['an escaped __proto__', '{"\\u005f_proto__": {"source": "x"}}', 'malformed-json'],
-      ['a deep nest', `{"source": ${'['.repeat(50_000)}${']'.repeat(50_000)}, "amount": 1}`, 'invalid-request'],
+      ['__proto__', '{"__proto__": {"source": "x"}}', 'invalid-request'],
+      ['an escaped __proto__', '{"\\u005f_proto__": {"source": "x"}}', 'invalid-request'],
+      ['a deep nest', `{"source": ${'['.repeat(50_000)}${']'.repeat(50_000)}, "amount": 1}`, 'malformed-json'],
     ]
     await refuse(
       t,
@@ -140,14 +139,9 @@ for (const backend of backends) {
         const headers = { 'Content-Type': kind }
         cases.push({ title: kind, method: 'POST', path, body, headers, ...UNSUPPORTED, says: /application\/json/ })
       }
-      for (const [encoding, expected] of [
-        ['nonsense', UNSUPPORTED],
-        ['gzip', MALFORMED],
-        ['deflate', MALFORMED],
-        ['br', MALFORMED],
-      ] as const) {
+      for (const encoding of ['nonsense', 'gzip', 'deflate', 'br']) {
         const headers = { 'Content-Encoding': encoding }
-        cases.push({ title: `no ${encoding}`, method: 'POST', path, body, headers, ...expected })
+        cases.push({ title: encoding, method: 'POST', path, body, headers, ...UNSUPPORTED, says: /plain/ })
       }
       const large = body.replace(/\}$/, `, "padding": "${'x'.repeat(600_000)}"}`)
       cases.push({ title: 'too large', method: 'POST', path, body: large, ...TOO_LARGE })
@@ -162,7 +156,7 @@ for (const backend of backends) {
     // A megabyte of blanks, packed into a kilobyte.
     const packed = gzipSync(`${valid['/transfers']}${' '.repeat(1_000_000)}`)
     const headers = { 'Content-Encoding': 'gzip' }
-    cases.push({ title: 'too large unpacked', method: 'POST', path: '/transfers', body: packed, headers, ...TOO_LARGE })
+    cases.push({ title: 'packed', method: 'POST', path: '/transfers', body: packed, headers, ...UNSUPPORTED })
     await refuse(t, cases)
   })
 
@@ -248,7 +242,7 @@ for (const backend of backends) {
       }
       for (const field of ['__proto__', '\\u005f_proto__']) {
         const nested = body.replace('{', `{"${field}": {"amount": "1"}, `)
-        cases.push({ title: '__proto__', method: 'POST', path, body: nested, ...MALFORMED })
+        cases.push({ title: '__proto__', method: 'POST', path, body: nested, ...INVALID })
       }
     }
     const beside = JSON.stringify({ transfers: [transfer, { ...transfer, id: randomUUID() }] })
@@ -357,7 +351,7 @@ for (const backend of backends) {
     const moments = [
       ...['', 'now', 'yesterday', '0', '1700000000', '2020-01-01', '2020-01-01T00:00:00', '2020-01-01 00:00:00Z'],
       ...['2020-13-01T00:00:00Z', '2020-02-30T00:00:00Z', '2020-01-01T25:00:00Z', '2020-01-01T00:61:00Z', '\0'],
-      ...['0000-01-01T00:00:00Z', '-0001-01-01T00:00:00Z', '2020-01-01T00:00:00+23:59', '2020-01-01T00:00:00-16:00'],
+      ...['0000-01-01T00:00:00Z', '-0001-01-01T00:00:00Z', '2020-01-01T00:00:00+24:00'],
       ...['infinity', '-infinity', 'epoch', '9999-12-31T23:59:59Z', '99999-01-01T00:00:00Z'],
       new Date(Date.now() + hour_ms).toISOString(),
     ]
