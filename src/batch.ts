@@ -1,7 +1,7 @@
 /*
  * Natural batching
  *
- * The one mechanism behind the flush of submissions, the coalesced reads and the posting of transfers: while nothing
+ * The mechanism behind the flush of submissions and the coalesced reads (worker/posting.ts has its like): while nothing
  * is under way, what arrives in one turn of the event loop is run at once; while something is, the rest gathers and
  * goes with the next run. So batch size follows load, and idle latency stays low. No timers, nothing to tune.
  *

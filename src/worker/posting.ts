@@ -10,7 +10,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DatabasePool } from 'slonik'
-import { createBatcher } from '../batch.ts'
 import { isPassing } from '../db/fault.ts'
 import { postTransfers } from '../db/transfer.ts'
 import type { Outcome, Transfer } from '../transfer.ts'
@@ -28,9 +27,19 @@ export class PoisonError extends Error {
 /** What one call says of one transfer: its outcome, null for "the source is busy, ask again", or why it cannot be. */
 type Answer = Outcome | PoisonError | null
 
+/** A transfer of a job, and where its answer goes. */
+type Entry = { transfer: Transfer; job: Posted; position: number; attempts: number }
+
+/** A job's answers as they come in; `done` when none is left. */
+type Posted = { answers: (Outcome | PoisonError)[]; left: number; done: () => void }
+
 /**
+ * Batches are natural, as everywhere (batch.ts): one call is under way, and what arrives meanwhile goes with the next. A
+ * second call is made only when a whole batch is waiting for it, since a call costs as much as deciding ten transfers;
+ * and it takes only sources that no other call has in hand, so that the calls of one worker never want the same claim.
+ *
  * @param options.batchSize transfers per call at most.
- * @param options.concurrency calls under way at once.
+ * @param options.concurrency calls under way at once at most.
  * @param options.orderClosing called with the accounts whose books want closing.
  */
 export function createPoster(options: {
@@ -41,48 +50,74 @@ export function createPoster(options: {
   log: Logger
 }): Poster {
   const { pool, batchSize, concurrency, orderClosing, log } = options
+  const inHand = new Set<string>()
+  let waiting: Entry[] = []
+  let calls = 0
+  let scheduled = false
 
-  // A source always goes the same lane, and a lane makes one call at a time: so two calls of one worker never want the
-  // same source, and an account that is hot here is decided in large batches instead of being skipped again and again.
-  // What goes into a lane together, from one job, is one item: a promise per transfer would cost more than the rest.
-  const lanes = Array.from({ length: concurrency }, () =>
-    createBatcher({ run: decideAll, size: batchSize, weigh: (group: Transfer[]) => group.length }),
-  )
-
-  async function post(transfers: Transfer[]): Promise<(Outcome | PoisonError)[]> {
-    const byLane = Map.groupBy(
-      transfers,
-      (transfer) => Number.parseInt(transfer.source.slice(-6), 16) % concurrency || 0,
-    )
-    const answers = new Map<Transfer, Outcome | PoisonError>()
-    await Promise.all(
-      [...byLane].map(async ([number, group]) => {
-        const lane = lanes[number] as (typeof lanes)[number]
-        let left = group
-        for (let attempt = 0; left.length > 0; attempt++) {
-          // Another worker is busy with the source: at once into the next batch, then a little later each time, at
-          // random, so that workers in step fall out of it.
-          if (attempt > 1) await sleep(Math.random() * Math.min(2 ** attempt, 64))
-          const said = await lane.push(left)
-          for (const [position, transfer] of left.entries()) {
-            const answer = said[position]
-            if (answer) answers.set(transfer, answer)
-          }
-          left = left.filter((_, position) => !said[position])
-        }
-      }),
-    )
-    return transfers.map((transfer) => answers.get(transfer) as Outcome | PoisonError)
+  function post(transfers: Transfer[]): Promise<(Outcome | PoisonError)[]> {
+    const answers: (Outcome | PoisonError)[] = new Array(transfers.length)
+    if (transfers.length === 0) return Promise.resolve(answers)
+    return new Promise((resolve) => {
+      const job: Posted = { answers, left: transfers.length, done: () => resolve(answers) }
+      enqueue(transfers.map((transfer, position) => ({ transfer, job, position, attempts: 0 })))
+    })
   }
 
-  async function decideAll(groups: Transfer[][]): Promise<Answer[][]> {
-    const answers = await decide(groups.flat())
-    let to = 0
-    return groups.map((group) => {
-      const from = to
-      to += group.length
-      return answers.slice(from, to)
+  function enqueue(entries: Entry[]): void {
+    // Who has been turned away before goes first.
+    if (entries[0]?.attempts) waiting.unshift(...entries)
+    else waiting.push(...entries)
+    if (scheduled) return
+    scheduled = true
+    // Whatever else arrives in this turn of the event loop goes along.
+    setImmediate(() => {
+      scheduled = false
+      fill()
     })
+  }
+
+  function fill(): void {
+    while (calls < concurrency && waiting.length >= (calls === 0 ? 1 : batchSize)) {
+      const batch: Entry[] = []
+      const rest: Entry[] = []
+      for (const entry of waiting) {
+        const free = batch.length < batchSize && !inHand.has(entry.transfer.source)
+        ;(free ? batch : rest).push(entry)
+      }
+      if (batch.length === 0) return
+      waiting = rest
+      void call(batch)
+    }
+  }
+
+  async function call(batch: Entry[]): Promise<void> {
+    calls += 1
+    for (const { transfer } of batch) inHand.add(transfer.source)
+    const answers = await decide(batch.map((entry) => entry.transfer))
+    for (const { transfer } of batch) inHand.delete(transfer.source)
+    calls -= 1
+    retry(batch.filter((_, position) => answers[position] === null))
+    for (const [position, { job, position: place }] of batch.entries()) {
+      const answer = answers[position]
+      if (!answer) continue
+      job.answers[place] = answer
+      job.left -= 1
+      if (job.left === 0) job.done()
+    }
+    fill()
+  }
+
+  /**
+   * Another worker is busy with these sources: at once into the next batch, then a little later each time, at random, so
+   * that workers in step fall out of it.
+   */
+  function retry(entries: Entry[]): void {
+    if (entries.length === 0) return
+    for (const entry of entries) entry.attempts += 1
+    const attempts = Math.max(...entries.map((entry) => entry.attempts))
+    if (attempts === 1) enqueue(entries)
+    else setTimeout(enqueue, Math.random() * Math.min(2 ** attempts, 64), entries)
   }
 
   async function decide(batch: Transfer[]): Promise<Answer[]> {
