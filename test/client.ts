@@ -35,6 +35,17 @@ export type Body = Partial<{
   down: string[]
 }>
 
+/** A line of a statement. */
+export type Line = { direction: string; account: string } & Body
+export type Statement = { account: string; transfers: Line[]; next_cursor: string | null }
+export type Job = Body & {
+  transfers: number
+  submitted_at: string
+  started_at: string | null
+  finished_at: string | null
+  failure: string | null
+}
+
 export type Answer<Content = Body> = { status: number; headers: Headers; text: string; body: Content }
 
 export type Client = {

@@ -37,7 +37,7 @@ export async function expectStatus(t: ExecutionContext, status: number, requests
 
 export const isReady = (http: Client) => async () => (await http.get('/health/ready')).status === 200
 
-/** Every transfer of the ledger, and no id twice. */
+/** The ids of all transfers in the ledger, each as often as it is there. */
 export async function recorded(pool: Pick<Service['pool'], 'query'>): Promise<string[]> {
   const { rows } = await pool.query('SELECT id FROM ledger.transfer ORDER BY id')
   return rows.map((row) => row.id)
@@ -67,9 +67,9 @@ export const keyed = (http: Client, accounts: Accounts, key: string, prefer: Rec
 /**
  * Clients that each submit under a new key again and again, repeating what was not accepted, until told to stop.
  *
- * @returns on stop, the ids of all that was accepted, and the statuses that were seen.
+ * @returns the ids of all that was accepted, and how often each status was seen.
  */
-export function load(http: Client, accounts: Accounts, clients: number) {
+export function load(t: ExecutionContext, http: Client, accounts: Accounts, clients: number) {
   const accepted: string[] = []
   const seen = new Map<number, number>()
   let going = true
@@ -87,8 +87,10 @@ export function load(http: Client, accounts: Accounts, clients: number) {
   const stop = async () => {
     going = false
     await Promise.all(running)
-    return { accepted, seen }
   }
+  t.teardown(() => {
+    going = false
+  })
   return { accepted, seen, stop }
 }
 

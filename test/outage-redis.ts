@@ -4,9 +4,9 @@
 import { randomUUID } from 'node:crypto'
 import test, { type ExecutionContext } from 'ava'
 import { createClient } from './client.ts'
-import { backends, startService, until } from './harness.ts'
+import { backends, type Service, startService, until } from './harness.ts'
 import { expect503, expectBooks, expectStatus, isReady, keyed, load, openTwo, recorded, untilDecided } from './load.ts'
-import { startProxy } from './proxy.ts'
+import { type StoreProxy, startProxy } from './proxy.ts'
 import { type OwnRedis, startOwnRedis } from './redis.ts'
 
 const testIfRedis = backends.includes('redis') ? test.serial : test.serial.skip
@@ -17,20 +17,29 @@ function testRedis(title: string, run: (t: ExecutionContext, redis: OwnRedis) =>
     const redis = await startOwnRedis()
     // TEST_REDIS_URL may name one where there is none to start.
     if (!redis) return t.pass('no redis-server or valkey-server on this machine')
-    try {
-      await run(t, redis)
-    } finally {
-      redis.thaw()
-      await redis.remove()
-    }
+    t.teardown(redis.remove)
+    await run(t, redis)
   })
 }
 
-const onRedis = (redis: OwnRedis, workers = 1) =>
-  startService({ backend: 'redis', workers, settings: { REDIS_URL: redis.url } })
+/** @param proxy to reach it through. */
+async function onRedis(t: ExecutionContext, redis: OwnRedis, workers = 1, proxy?: StoreProxy): Promise<Service> {
+  const settings = { REDIS_URL: proxy?.url ?? redis.url }
+  const service = await startService({ backend: 'redis', workers, settings })
+  t.teardown(async () => {
+    // To stop well, the service needs its queue: also after a test that failed half-way.
+    proxy?.cut()
+    redis.thaw()
+    await redis.start()
+    await until(isReady(createClient(service.url)))
+    await service.stop()
+    await proxy?.close()
+  })
+  return service
+}
 
 testRedis('a Redis that is killed costs 503s until it is back, and nothing that was accepted', async (t, redis) => {
-  const service = await onRedis(redis)
+  const service = await onRedis(t, redis)
   const http = createClient(service.url)
   const accounts = await openTwo(http)
   const decided = await http.transfer(accounts.source, accounts.destination, '1')
@@ -83,11 +92,10 @@ testRedis('a Redis that is killed costs 503s until it is back, and nothing that 
   t.is(opened.status, 201)
   t.is((await http.get(`/accounts/${newcomer}/balance`)).body.balance, '5')
   t.is((await http.get(`/accounts/${accounts.destination}/balance`)).body.balance, String(accepted.length + 2))
-  await service.stop()
 })
 
 testRedis('a Redis that hangs costs 503s until it moves again, and nothing twice', async (t, redis) => {
-  const service = await onRedis(redis)
+  const service = await onRedis(t, redis)
   const http = createClient(service.url)
   const accounts = await openTwo(http)
   const before = await recorded(service.pool)
@@ -116,14 +124,13 @@ testRedis('a Redis that hangs costs 503s until it moves again, and nothing twice
     accepted.push(String(body.id))
   }
   await expectBooks(t, service, accounts, accepted)
-  await service.stop()
 })
 
 testRedis('a Redis that is killed again and again under load loses nothing and repeats nothing', async (t, redis) => {
-  const service = await onRedis(redis, 2)
+  const service = await onRedis(t, redis, 2)
   const http = createClient(service.url)
   const accounts = await openTwo(http)
-  const { accepted, seen, stop } = load(http, accounts, 8)
+  const { accepted, seen, stop } = load(t, http, accounts, 8)
   for (let round = 1; round <= 3; round++) {
     const enough = accepted.length + 50
     await until(() => accepted.length >= enough, { timeout_ms: 30_000 })
@@ -140,18 +147,16 @@ testRedis('a Redis that is killed again and again under load loses nothing and r
     [],
   )
   await expectBooks(t, service, accounts, accepted)
-  await service.stop()
 })
 
 testRedis('a service that is started before its Redis serves as soon as that is there', async (t, redis) => {
   await redis.kill()
-  const service = await onRedis(redis)
+  const service = await onRedis(t, redis)
   const http = createClient(service.url)
   await expect503(t, { ready: http.get('/health/ready') })
   await redis.start()
   await until(isReady(http))
   await http.open('5')
-  await service.stop()
 })
 
 /** A client notices by the answers that do not come; a worker waits longer for jobs than anyone for an answer. */
@@ -159,20 +164,11 @@ const PATIENCE = { timeout_ms: 40_000 }
 
 testRedis('connections to Redis that die unnoticed are replaced', async (t, redis) => {
   const proxy = await startProxy(redis.url)
-  const service = await startService({ backend: 'redis', settings: { REDIS_URL: proxy.url } })
-  try {
-    const http = createClient(service.url)
-    const accounts = await openTwo(http)
-    await keyed(http, accounts, 'before', { Prefer: 'wait=20' })
-    proxy.lose()
-    await until(isReady(http), PATIENCE)
-    await until(async () => (await keyed(http, accounts, 'after', { Prefer: 'wait=1' })).status === 200, PATIENCE)
-    t.is((await keyed(http, accounts, 'after')).body.status, 'posted')
-  } finally {
-    // Those that are still dead end now, and what replaces them has to be there before anything can be stopped.
-    proxy.cut()
-    await until(isReady(createClient(service.url)), PATIENCE)
-    await service.stop()
-    await proxy.close()
-  }
+  const http = createClient((await onRedis(t, redis, 1, proxy)).url)
+  const accounts = await openTwo(http)
+  await keyed(http, accounts, 'before', { Prefer: 'wait=20' })
+  proxy.lose()
+  await until(isReady(http), PATIENCE)
+  await until(async () => (await keyed(http, accounts, 'after', { Prefer: 'wait=1' })).status === 200, PATIENCE)
+  t.is((await keyed(http, accounts, 'after')).body.status, 'posted')
 })

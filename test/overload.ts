@@ -10,6 +10,7 @@ import { MARGIN_MS, PROMISED_MS, recorded, timed } from './load.ts'
 for (const backend of backends) {
   test.serial(`${backend}: more submissions than fit into memory are turned away at once`, async (t) => {
     const service = await startService({ backend, workers: 0, settings: { SUBMISSION_LIMIT: 10 } })
+    t.teardown(service.stop)
     const http = createClient(service.url)
     const accounts = { source: randomUUID(), destination: randomUUID() }
     const submit = (size: number) =>
@@ -26,11 +27,11 @@ for (const backend of backends) {
     t.is((await submit(10)).status, 202)
     await service.startWorker()
     await until(async () => (await recorded(service.pool)).length === 10)
-    await service.stop()
   })
 
   test.serial(`${backend}: a queue that is too deep turns submissions away until it is worked off`, async (t) => {
     const service = await startService({ backend, workers: 0, settings: { QUEUE_LIMIT: 3 } })
+    t.teardown(service.stop)
     const http = createClient(service.url)
     const accounts = { source: randomUUID(), destination: randomUUID() }
     const accepted: string[] = []
@@ -54,6 +55,5 @@ for (const backend of backends) {
     accepted.push(String(late.id))
     await until(async () => (await recorded(service.pool)).length === accepted.length)
     t.deepEqual(await recorded(service.pool), [...accepted].sort())
-    await service.stop()
   })
 }

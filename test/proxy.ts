@@ -18,6 +18,8 @@ export type StoreProxy = {
   lose(): void
   /** Ends refusing and stalling: what was held back arrives. */
   restore(): Promise<void>
+  /** How many there are now. */
+  connections(): number
   close(): Promise<void>
 }
 
@@ -101,5 +103,5 @@ export async function startProxy(storeUrl: string): Promise<StoreProxy> {
   const url = new URL(storeUrl)
   url.hostname = '127.0.0.1'
   url.port = String(own)
-  return { url: url.href, refuse, cut, stall, lose, restore, close: refuse }
+  return { url: url.href, refuse, cut, stall, lose, restore, connections: () => pairs.size, close: refuse }
 }

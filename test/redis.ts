@@ -1,17 +1,19 @@
 /*
  * A Redis of a test's own, to be killed, started again with what it had stored, and frozen.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { Redis } from 'ioredis'
 import { until } from './harness.ts'
 
 export type OwnRedis = {
   url: string
+  /** Unless it runs. */
   start(): Promise<void>
   /** As a power cut would: nothing is said to anyone, nothing more is written. */
   kill(): Promise<void>
@@ -25,54 +27,57 @@ export type OwnRedis = {
 /** Stores what it accepts, as docker-compose.yml has it. */
 const DURABLE = ['--appendonly', 'yes', '--appendfsync', 'always', '--maxmemory-policy', 'noeviction', '--save', '']
 
+/** Runs what it is given, says its pid, and ends it when its own input ends: with the test process, however that ends. */
+const GUARD = '"$@" >/dev/null & echo $!; read end; kill -9 $!; wait'
+
 /** @returns undefined where there is no Redis on this machine. */
 export async function startOwnRedis(): Promise<OwnRedis | undefined> {
+  const binary = await findBinary()
+  if (!binary) return undefined
   const folder = await mkdtemp(join(tmpdir(), 'transfer-test-redis-'))
   const port = await freePort()
   const url = `redis://127.0.0.1:${port}`
-  const options = ['--bind', '127.0.0.1', '--port', String(port), '--dir', folder, ...DURABLE]
-  let server: ChildProcess | undefined
+  const command = [binary, '--bind', '127.0.0.1', '--port', String(port), '--dir', folder, ...DURABLE]
+  let running: { pid: number; end(): Promise<unknown> } | undefined
 
   async function start(): Promise<void> {
-    for (const binary of ['redis-server', 'valkey-server']) {
-      const child = spawn(binary, options, { stdio: 'ignore' })
-      const found = await once(child, 'spawn').then(
-        () => true,
-        () => false,
-      )
-      if (!found) continue
-      server = child
-      await until(() => answers(url))
-      return
+    if (running) return
+    const guard = spawn('sh', ['-c', GUARD, 'sh', ...command], { stdio: ['pipe', 'pipe', 'ignore'] })
+    const ended = once(guard, 'exit')
+    const [said] = await once(guard.stdout, 'data')
+    running = {
+      pid: Number(said),
+      end: () => {
+        guard.stdin.end()
+        return ended
+      },
     }
+    await until(() => answers(url))
   }
 
   async function kill(): Promise<void> {
-    if (server === undefined || server.exitCode !== null || server.signalCode !== null) return
-    const gone = once(server, 'exit')
-    server.kill('SIGKILL')
-    await gone
+    await running?.end()
+    running = undefined
   }
 
-  // A test process that ends early takes it along.
-  process.once('exit', () => server?.kill('SIGKILL'))
   await start()
-  const remove = async () => {
-    await kill()
-    await rm(folder, { recursive: true, force: true })
-  }
-  if (server === undefined) {
-    await remove()
-    return undefined
-  }
   return {
     url,
     start,
     kill,
-    freeze: () => void server?.kill('SIGSTOP'),
-    thaw: () => void server?.kill('SIGCONT'),
-    remove,
+    freeze: () => void (running && process.kill(running.pid, 'SIGSTOP')),
+    thaw: () => void (running && process.kill(running.pid, 'SIGCONT')),
+    remove: async () => {
+      await kill()
+      await rm(folder, { recursive: true, force: true })
+    },
   }
+}
+
+async function findBinary(): Promise<string | undefined> {
+  const search = 'command -v redis-server || command -v valkey-server'
+  const { stdout } = await promisify(execFile)('sh', ['-c', search]).catch(() => ({ stdout: '' }))
+  return stdout.trim() || undefined
 }
 
 async function answers(url: string): Promise<boolean> {

@@ -60,7 +60,8 @@ for (const backend of backends) {
     const { rows } = await service.pool.query(`
       SELECT (SELECT count(*) FROM ledger.account) AS accounts, (SELECT count(*) FROM ledger.transfer) AS transfers,
         (SELECT count(*) FROM ledger.credit) AS credits`)
-    const jobs = await queue.getJobs(['waiting', 'active', 'delayed', 'prioritized', 'completed', 'failed'])
+    const states = ['waiting', 'active', 'delayed', 'prioritized', 'completed', 'failed'] as const
+    const jobs = await until(() => queue.getJobs([...states]).catch(() => undefined))
     return { ...rows[0], jobs: jobs.filter((job) => job.name === 'post').length }
   }
 
@@ -96,7 +97,7 @@ for (const backend of backends) {
   })
 
   test.serial(`${backend}: a body that is no JSON object is refused`, async (t) => {
-    const bodies: [title: string, body: string, type: string][] = [
+    const bodies: [title: string, body: string | Buffer, type: string][] = [
       ['cut off', '{"source":', 'malformed-json'],
       ['a stray brace', '{', 'malformed-json'],
       ['two values', '{}{}', 'malformed-json'],
@@ -110,6 +111,8 @@ for (const backend of backends) {
       ['a number', '12', 'malformed-json'],
       ['true', 'true', 'malformed-json'],
       ['words', 'source=a&destination=b', 'malformed-json'],
+      ['no UTF-8', Buffer.from('{"a": "\xff"}', 'latin1'), 'malformed-json'],
+      ['UTF-16', Buffer.from(valid['/transfers'], 'utf16le'), 'malformed-json'],
       ['an array', '[]', 'invalid-request'],
       ['an array of one', `[${JSON.stringify(transfer)}]`, 'invalid-request'],
       ['__proto__', '{"__proto__": {"source": "x"}}', 'invalid-request'],
@@ -134,7 +137,7 @@ for (const backend of backends) {
     for (const [path, body] of Object.entries(valid)) {
       for (const kind of [
         ...['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', 'application/xml'],
-        ...['text/json5', 'application/octet-stream', 'nonsense'],
+        ...['text/json5', 'application/octet-stream', 'nonsense', 'application/json; charset=utf-16'],
       ]) {
         const headers = { 'Content-Type': kind }
         cases.push({ title: kind, method: 'POST', path, body, headers, ...UNSUPPORTED, says: /application\/json/ })
@@ -351,7 +354,7 @@ for (const backend of backends) {
     const moments = [
       ...['', 'now', 'yesterday', '0', '1700000000', '2020-01-01', '2020-01-01T00:00:00', '2020-01-01 00:00:00Z'],
       ...['2020-13-01T00:00:00Z', '2020-02-30T00:00:00Z', '2020-01-01T25:00:00Z', '2020-01-01T00:61:00Z', '\0'],
-      ...['0000-01-01T00:00:00Z', '-0001-01-01T00:00:00Z', '2020-01-01T00:00:00+24:00'],
+      ...['0000-01-01T00:00:00Z', '-0001-01-01T00:00:00Z', '0001-01-01T00:00:00+00:01', '2020-01-01T00:00:00+24:00'],
       ...['infinity', '-infinity', 'epoch', '9999-12-31T23:59:59Z', '99999-01-01T00:00:00Z'],
       new Date(Date.now() + hour_ms).toISOString(),
     ]
@@ -372,23 +375,30 @@ for (const backend of backends) {
     const statement = `/accounts/${SOURCE}/transfers`
     const cursor = (content: unknown) => Buffer.from(JSON.stringify(content)).toString('base64url')
     const id = randomUUID()
+    const moment = '2020-01-01T00:00:00Z'
+    // One that could have been given out, so that the others are wrong for what is wrong with them.
+    t.is((await http.get(`${statement}?cursor=${cursor({ sent: 1, received: ['1', moment, id, 0] })}`)).status, 200)
     await refuse(t, [
       ...['', '0', '-1', '101', '1000', '1.5', '1e1', 'abc', 'NaN', '%00', ' 1'].map((limit) => ({
         ...{ title: 'limit', path: `${statement}?limit=${limit}`, ...INVALID, says: /limit.*1 to 100/ },
       })),
       ...[
         ...['', 'abc', '%00', 'null', '1', "'", 'x'.repeat(5000)],
-        ...[null, 1, 'a', [], {}, { sent: 1 }, { sent: -1, received: ['1', id, 0] }].map(cursor),
+        ...[null, 1, 'a', [], {}, { sent: 1 }, { sent: -1, received: ['1', moment, id, 0] }].map(cursor),
         ...[
-          { sent: 1.5, received: ['1', id, 0] },
-          { sent: 1, received: ['x', id, 0] },
-          { sent: 1, received: ['1', 'x', 0] },
-          { sent: 1, received: ['1', id, -1] },
-          { sent: 1, received: ['1', id, 0, 0] },
-          { sent: 1, received: ["1'; DROP TABLE", id, 0] },
-          { sent: 1, received: ['99999999999999999999', id, 0] },
-          { sent: '1', received: ['1', id, 0] },
-        ].map(cursor),
+          ...['0000-01-01T00:00:00Z', '2020-01-01T00:00:00+23:59', '2020-01-01', 'infinity', '', 0].map((at) => [
+            '1',
+            at,
+            id,
+            0,
+          ]),
+          ...['x', '', '-1', '1.5', '99999999999999999999', "1'; DROP TABLE", 1].map((xid) => [xid, moment, id, 0]),
+          ...['x', '', null].map((source) => ['1', moment, source, 0]),
+          ...[-1, 1.5, 1e300, '0'].map((index) => ['1', moment, id, index]),
+          ['1', moment, id],
+          ['1', moment, id, 0, 0],
+        ].map((received) => cursor({ sent: 1, received })),
+        ...[1.5, '1', 1e300].map((sent) => cursor({ sent, received: ['1', moment, id, 0] })),
       ].map((text) => ({
         ...{ title: 'cursor', path: `${statement}?cursor=${text}`, ...INVALID, says: /cursor.*next_cursor/ },
       })),
