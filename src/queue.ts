@@ -50,10 +50,11 @@ export function unpackTransfers(data: JobData): Transfer[] {
   return (data.transfers ?? []).map(([id, source, destination, amount]) => ({ id, source, destination, amount }))
 }
 
-// A job only fails for a transfer that the database cannot take at all (an outage is waited out inside the job).
+// A job fails for a transfer that the database cannot take at all, and then at once (an outage is waited out inside the
+// job). What may be tried again is a completion that the queue's own store did not take.
 const JOB_OPTIONS = {
-  attempts: 3,
-  backoff: { type: 'exponential', delay: 500 },
+  attempts: 20,
+  backoff: { type: 'fixed', delay: 1000 },
   removeOnFail: { age: 7 * 24 * 3600, count: 10_000 },
 }
 
@@ -103,6 +104,8 @@ export function openQueue(settings: Settings): TransferQueue {
       enableOfflineQueue: false,
       maxRetriesPerRequest: 1,
       commandTimeout: 700,
+      // A peer that is gone without a word is given up, and connected to anew.
+      socketTimeout: 2000,
       retryStrategy,
     },
     skipWaitingForReady: true,
@@ -152,6 +155,8 @@ export function openWorker(settings: Settings, process: Processor<JobData, JobRe
     // A worker that dies is no fault of its jobs, however often it happens.
     maxStalledCount: 1_000_000,
     autorun: false,
+    // Back at work at once when its store is; the default waits 15 s.
+    runRetryDelay: 500,
   }
   if (!REDIS_URL) {
     return new Worker(
@@ -164,7 +169,8 @@ export function openWorker(settings: Settings, process: Processor<JobData, JobRe
   }
   return new Worker(QUEUE_NAME, process, {
     ...options,
-    connection: { url: REDIS_URL, maxRetriesPerRequest: null, retryStrategy },
+    // Longer than a worker waits for a job in one command.
+    connection: { url: REDIS_URL, maxRetriesPerRequest: null, socketTimeout: 12_000, retryStrategy },
   }) as unknown as TransferWorker
 }
 

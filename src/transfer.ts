@@ -107,8 +107,13 @@ export function fundingId(account: string): string {
 export function differences(asked: Transfer, first: Transfer): string[] {
   const fields: string[] = []
   if (asked.destination !== first.destination) fields.push('destination')
-  if (canonical(asked.amount) !== canonical(first.amount)) fields.push('amount')
+  if (!sameAmount(asked.amount, first.amount)) fields.push('amount')
   return fields
+}
+
+/** As decimals: 12.5 is 12.50. */
+export function sameAmount(a: string, b: string): boolean {
+  return canonical(a) === canonical(b)
 }
 
 function canonical(amount: string): string {

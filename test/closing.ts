@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto'
 import test, { type ExecutionContext } from 'ava'
 import type pg from 'pg'
 import { audit } from '../src/db/audit.ts'
-import { refuseOtherCluster, sweepBooks } from '../src/db/closing.ts'
+import { LONG_TAIL, refuseOtherCluster, sweepBooks } from '../src/db/closing.ts'
 import { openPool } from '../src/db/pool.ts'
 import { SERVICE_ACCOUNT } from '../src/transfer.ts'
 import { balance, balanced, balances, open, post, readBooks, request } from './books.ts'
@@ -73,8 +73,8 @@ test.serial('books with nothing new in them are not closed again', async (t) => 
 test.serial('the door names the sources with a long tail, and only those', async (t) => {
   const { db } = await useBooks(t)
   const [long, short, other] = [await open(db), await open(db), await open(db)]
-  await receive(db, long, 101)
-  await receive(db, short, 100)
+  await receive(db, long, LONG_TAIL + 1)
+  await receive(db, short, LONG_TAIL)
   const { rows } = await db.query(
     `SELECT long_tails FROM ledger.post_transfers(
        ARRAY[gen_random_uuid(), gen_random_uuid()], ARRAY[$1, $2]::uuid[], ARRAY[$3, $3]::uuid[], ARRAY[1, 1])`,

@@ -11,7 +11,7 @@ import { openAccount, readAccounts, readBalanceAt, readBalances } from '../db/ac
 import { LONG_TAIL } from '../db/closing.ts'
 import { readStatement, type StatementCursor, statementCursor } from '../db/transfer.ts'
 import { orderClosing, type TransferQueue } from '../queue.ts'
-import { accountRequest, drawId, fundingId, SERVICE_ACCOUNT, type Transfer } from '../transfer.ts'
+import { accountRequest, drawId, fundingId, SERVICE_ACCOUNT, sameAmount, type Transfer } from '../transfer.ts'
 import type { Decisions } from './decision.ts'
 import { applied, readId, readQuery, readWait } from './header.ts'
 import type { Jobs } from './job.ts'
@@ -60,7 +60,8 @@ export function accountRoutes(router: Router, { pool, queue, submissions, decisi
     const unfinished =
       account !== null &&
       account.opening !== null &&
-      account.opening === opening &&
+      opening !== null &&
+      sameAmount(account.opening, opening) &&
       !(await decisions.read(fundingId(id))) &&
       !(await jobs.find(fundingId(id), undefined)) &&
       !(await decisions.read(fundingId(id)))

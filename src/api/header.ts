@@ -1,10 +1,11 @@
 /*
  * Request headers and query parameters that more than one route reads.
  */
+import { isUtf8 } from 'node:buffer'
 import type { Context } from 'koa'
 import { z } from 'zod'
 import { idempotencyKey, uuid } from '../transfer.ts'
-import { parse } from './problem.ts'
+import { Problem, parse } from './problem.ts'
 
 const WAIT_LIMIT_SECONDS = 30
 
@@ -12,7 +13,10 @@ const WAIT_LIMIT_SECONDS = 30
 export function readKey(ctx: Context): string | undefined {
   const given = ctx.req.headers['idempotency-key']
   if (given === undefined) return undefined
-  return parse(idempotencyKey, Buffer.from(String(given), 'latin1').toString('utf8'), 'header Idempotency-Key')
+  const bytes = Buffer.from(String(given), 'latin1')
+  // Decoded all the same, every stray byte would become the same character, and different keys one transfer.
+  if (!isUtf8(bytes)) throw new Problem('invalid-request', 'header Idempotency-Key: must be in UTF-8')
+  return parse(idempotencyKey, bytes.toString('utf8'), 'header Idempotency-Key')
 }
 
 /** `Prefer: wait=N` (RFC 7240) in seconds, 30 at most; 0 if the client does not ask to wait. */

@@ -56,8 +56,9 @@ export function createJobs(queue: TransferQueue): Jobs {
 export function jobRoutes(router: Router, { queue }: { queue: TransferQueue }): void {
   router.get('/jobs/:id', async (ctx) => {
     const id = readId(ctx, 'job')
+    // In this order: a job that ends in between is then shown as active with its results, not as completed without.
+    const state = await reach('queue', queue.getJobState(id))
     const job = await reach('queue', queue.getJob(id))
-    const state = job && (await reach('queue', queue.getJobState(id)))
     if (!job || state === 'unknown') {
       throw new Problem(
         'job-not-found',

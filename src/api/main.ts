@@ -4,6 +4,7 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { refuseOtherCluster } from '../db/closing.ts'
 import { refuseOtherVersion } from '../db/migrate.ts'
@@ -32,6 +33,11 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
   queue.on('error', (error) => log.warn({ error: String(error) }, 'queue'))
   await warnOfLoss(settings, log)
 
+  // The first requests shall not meet a connection that is still being made; a queue that is down keeps nobody waiting.
+  for (let attempt = 1; attempt <= 20; attempt++) {
+    if (await queue.getJobCounts('waiting').then(Boolean, () => false)) break
+    await sleep(100)
+  }
   void scheduleSweep(queue)
   const stopTidying = keepTidy(queue, settings)
 
@@ -62,7 +68,10 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
       })
       server.close()
       decisions.release()
+      // Node closes a connection that was busy just now only when told again.
+      const again = setInterval(() => server.closeIdleConnections(), 50)
       await once(server, 'close')
+      clearInterval(again)
       submissions.close()
       stopTidying()
       await queue.close()

@@ -37,10 +37,11 @@ export async function openPool(options: {
   for (;;) {
     try {
       return await createPool(asApp(databaseUrl), {
-        driverFactory: createPgDriverFactory(),
+        driverFactory: impatient(timeout_ms + GRACE_MS),
         maxPoolSize: connections,
         connectionTimeout: timeout_ms,
         statementTimeout: timeout_ms,
+        gracefulTerminationTimeout: 0,
         idleTimeout: 60_000,
         // The callers decide what is worth a second try; slonik's own retries would hide a deadlock from us.
         connectionRetryLimit: 0,
@@ -68,4 +69,38 @@ export async function openPool(options: {
 /** Postgres' own spelling in UTC, "2026-01-31 23:59:59.123456+00", as RFC 3339 without losing its microseconds. */
 function rfc3339(text: string): string {
   return text.replace(' ', 'T').replace(/\+00$/, 'Z')
+}
+
+/** What a statement may take longer here than there: Postgres itself ends it first, if it is alive. */
+const GRACE_MS = 300
+
+/**
+ * The driver, with an end to its patience. A peer that is gone without a word, as after a failover, never answers and
+ * never closes the connection: statement_timeout is kept by Postgres, and the kernel tries for a quarter of an hour. Whoever
+ * is overdue here is destroyed, and the pool opens another.
+ */
+function impatient(limit_ms: number): ReturnType<typeof createPgDriverFactory> {
+  const factory = createPgDriverFactory()
+  return async (configuration) => {
+    const driver = await factory(configuration)
+    const createClient: typeof driver.createClient = async () => {
+      const client = await driver.createClient()
+      const query: typeof client.query = async (...statement) => {
+        let timer: NodeJS.Timeout | undefined
+        const overdue = new Promise<never>((_, reject) => {
+          timer = setTimeout(() => {
+            reject(new Error(`no answer from the database in ${limit_ms} ms`))
+            client.destroy().catch(() => {}) // it is of no use any more, whatever it says to that
+          }, limit_ms)
+        })
+        try {
+          return await Promise.race([client.query(...statement), overdue])
+        } finally {
+          clearTimeout(timer)
+        }
+      }
+      return { ...client, query }
+    }
+    return { ...driver, createClient }
+  }
 }

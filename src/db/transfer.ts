@@ -87,7 +87,15 @@ export type Line = {
 /** Where the next page goes on: below this index of the account's own chain, below this credit of its book. */
 export const statementCursor = z.object({
   sent: z.int().min(0),
-  received: z.tuple([z.string().regex(/^\d{1,20}$/), z.iso.datetime({ offset: true }), z.guid(), z.int().min(0)]),
+  received: z.tuple([
+    z
+      .string()
+      .regex(/^\d{1,20}$/)
+      .refine((xid) => BigInt(xid) < 2n ** 64n),
+    z.iso.datetime().refine((moment) => moment >= '0001'),
+    z.guid(),
+    z.int().min(0),
+  ]),
 })
 
 export type StatementCursor = z.infer<typeof statementCursor>

@@ -34,7 +34,7 @@ export async function startWorker(settings: Settings, log: Logger): Promise<{ st
   const pool = await openPool({
     databaseUrl: settings.DATABASE_URL,
     connections: settings.POSTING_CONCURRENCY + 1,
-    timeout_ms: 30_000,
+    timeout_ms: 10_000,
     log,
   })
   await refuseOtherVersion(pool)

@@ -8,6 +8,7 @@
  * Next: main.ts, the worker process.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { UnrecoverableError } from 'bullmq'
 import type { Logger } from 'pino'
 import type { DatabasePool } from 'slonik'
 import { isPassing } from '../db/fault.ts'
@@ -19,9 +20,14 @@ export type Poster = {
   post(transfers: Transfer[]): Promise<(Outcome | PoisonError)[]>
 }
 
-/** The database refuses this one transfer as such: repeating it would not help. */
-export class PoisonError extends Error {
+/** The database refuses this one transfer as such: repeating it would not help, and BullMQ does not. */
+export class PoisonError extends UnrecoverableError {
   override name = 'PoisonError'
+
+  constructor(message: string, cause: unknown) {
+    super(message)
+    this.cause = cause
+  }
 }
 
 /** What one call says of one transfer: its outcome, null for "the source is busy, ask again", or why it cannot be. */
@@ -136,7 +142,7 @@ export function createPoster(options: {
         const [only] = batch
         if (batch.length === 1 && only) {
           log.error({ err: error, transfer: only.id }, 'the database can make nothing of this transfer')
-          return [new PoisonError(`transfer ${only.id}: ${String(error)}`, { cause: error })]
+          return [new PoisonError(`transfer ${only.id}: ${String(error)}`, error)]
         }
         // One of them is the culprit: halve until it stands alone, so that its neighbours are decided.
         const middle = Math.ceil(batch.length / 2)
