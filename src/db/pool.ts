@@ -41,7 +41,7 @@ export async function openPool(options: {
         maxPoolSize: connections,
         connectionTimeout: timeout_ms,
         statementTimeout: timeout_ms,
-        gracefulTerminationTimeout: 0,
+        gracefulTerminationTimeout: 500,
         idleTimeout: 60_000,
         // The callers decide what is worth a second try; slonik's own retries would hide a deadlock from us.
         connectionRetryLimit: 0,
@@ -85,6 +85,8 @@ function impatient(limit_ms: number): ReturnType<typeof createPgDriverFactory> {
     const driver = await factory(configuration)
     const createClient: typeof driver.createClient = async () => {
       const client = await driver.createClient()
+      // slonik stops listening when it gives a client up; an error that comes later must not end the process.
+      client.on('error', () => {})
       const query: typeof client.query = async (...statement) => {
         let timer: NodeJS.Timeout | undefined
         const overdue = new Promise<never>((_, reject) => {
