@@ -86,15 +86,35 @@ export async function migrateQueue(client: Client): Promise<void> {
     GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA bullmq TO ${APP_ROLE}`)
 }
 
+/**
+ * On Postgres, BullMQ keeps the result of its first connection: if that failed, a queue answers with it for ever, and a
+ * worker asks for it again without a pause. So whoever did not get through is opened anew.
+ */
+async function untilReady<Part extends { waitUntilReady(): Promise<unknown>; close(): Promise<void> }>(
+  open: () => Part,
+): Promise<Part> {
+  for (;;) {
+    const part = open()
+    const ready = await part.waitUntilReady().then(
+      () => true,
+      () => false,
+    )
+    if (ready) return part
+    part.close().catch(() => {}) // there is nothing to close
+    await sleep(1000)
+  }
+}
+
 /** The producing side: adds jobs, reads them. Fails at once while its store is down, and heals by itself. */
-export function openQueue(settings: Settings): TransferQueue {
+export async function openQueue(settings: Settings): Promise<TransferQueue> {
   const { QUEUE_NAME, DATABASE_URL, REDIS_URL } = settings
   if (!REDIS_URL) {
-    return new Queue(
-      QUEUE_NAME,
-      { connection: postgresConnection(DATABASE_URL, 3), defaultJobOptions: JOB_OPTIONS },
-      createPostgresBackend,
-    ) as unknown as TransferQueue
+    return await untilReady(() => {
+      const connection = postgresConnection(DATABASE_URL, 3)
+      const queue = new Queue(QUEUE_NAME, { connection, defaultJobOptions: JOB_OPTIONS }, createPostgresBackend)
+      queue.on('error', () => {})
+      return queue as unknown as TransferQueue
+    })
   }
   return new Queue(QUEUE_NAME, {
     // Settings, not a client: BullMQ closes only what it opened itself.
@@ -145,7 +165,10 @@ export async function orderClosing(queue: TransferQueue, account: string): Promi
 const UNRECORDED = { removeOnComplete: true, removeOnFail: true }
 
 /** The consuming side. */
-export function openWorker(settings: Settings, process: Processor<JobData, JobResult, JobName>): TransferWorker {
+export async function openWorker(
+  settings: Settings,
+  process: Processor<JobData, JobResult, JobName>,
+): Promise<TransferWorker> {
   const { QUEUE_NAME, DATABASE_URL, REDIS_URL, WORKER_JOBS } = settings
   const options: Omit<WorkerOptions, 'connection'> = {
     concurrency: WORKER_JOBS,
@@ -159,13 +182,13 @@ export function openWorker(settings: Settings, process: Processor<JobData, JobRe
     runRetryDelay: 500,
   }
   if (!REDIS_URL) {
-    return new Worker(
-      QUEUE_NAME,
-      process,
+    return await untilReady(() => {
       // A completion that is lost costs a job that runs twice, which is harmless: no need to wait for the disk.
-      { ...options, connection: postgresConnection(DATABASE_URL, 4, '-c synchronous_commit=off') },
-      createPostgresBackend,
-    ) as unknown as TransferWorker
+      const connection = postgresConnection(DATABASE_URL, 4, '-c synchronous_commit=off')
+      const worker = new Worker(QUEUE_NAME, process, { ...options, connection }, createPostgresBackend)
+      worker.on('error', () => {})
+      return worker as unknown as TransferWorker
+    })
   }
   return new Worker(QUEUE_NAME, process, {
     ...options,

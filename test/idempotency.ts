@@ -23,7 +23,7 @@ for (const backend of backends) {
     other = await startService({ backend, database: service.databaseUrl, workers: 1, settings: { QUEUE_NAME } })
     http = createClient(service.url)
     second = createClient(other.url)
-    queue = openQueue(service.settings)
+    queue = await openQueue(service.settings)
     queue.on('error', () => {})
   })
 

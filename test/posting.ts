@@ -268,7 +268,7 @@ for (const backend of backends) {
       const service = await startService({ backend })
       t.teardown(service.stop)
       const { pool: db, settings } = service
-      const queue = openQueue(settings)
+      const queue = await openQueue(settings)
       queue.on('error', () => {})
       t.teardown(() => queue.close())
       const [source, destination] = [await open(db, '100'), await open(db)]
@@ -297,7 +297,7 @@ for (const backend of backends) {
       const service = await startService({ backend, workers: 0, settings: { WORKER_JOBS: 2 } })
       t.teardown(service.stop)
       const { pool: db, settings } = service
-      const queue = openQueue(settings)
+      const queue = await openQueue(settings)
       queue.on('error', () => {})
       t.teardown(() => queue.close())
       const [source, destination] = [await open(db, '1000'), await open(db)]

@@ -45,7 +45,7 @@ for (const backend of backends) {
   test.before(`${backend}: start`, async () => {
     service = await startService({ backend, workers: 0 })
     http = createClient(service.url)
-    queue = openQueue(service.settings)
+    queue = await openQueue(service.settings)
     queue.on('error', () => {})
     for (const id of [SOURCE, DESTINATION]) await http.post('/accounts', { id })
   })

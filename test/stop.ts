@@ -107,7 +107,7 @@ for (const backend of backends) {
         left = true
       })
       // It stops taking jobs, and stays for the one it cannot finish yet.
-      const queue = openQueue(service.settings)
+      const queue = await openQueue(service.settings)
       queue.on('error', () => {})
       const countActive = async () => (await queue.getJobCounts('active').catch(() => undefined))?.active
       await until(async () => (await countActive()) === 1)

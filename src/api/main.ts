@@ -29,7 +29,7 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
   })
   await refuseOtherVersion(pool)
   await refuseOtherCluster(pool)
-  const queue = openQueue(settings)
+  const queue = await openQueue(settings)
   queue.on('error', (error) => log.warn({ error: String(error) }, 'queue'))
   await warnOfLoss(settings, log)
 

@@ -46,7 +46,7 @@ export async function startWorker(settings: Settings, log: Logger): Promise<{ st
     orderClosing: createCloser(pool, log),
     log,
   })
-  const worker = openWorker(settings, async (job: TransferJob): Promise<JobResult> => {
+  const worker = await openWorker(settings, async (job: TransferJob): Promise<JobResult> => {
     if (job.name === 'post') return await post(poster, job.data)
     if (job.name === 'close') await closeBooks(pool, job.data.accounts ?? [])
     if (job.name === 'sweep') await sweepBooks(pool)
