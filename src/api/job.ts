@@ -21,6 +21,9 @@ export type Jobs = {
   find(id: string, hint: string | undefined): Promise<Queued | null>
 }
 
+/** Jobs of each state read at once. */
+const SEARCH_PAGE = 100
+
 export function createJobs(queue: TransferQueue): Jobs {
   const search = createBatcher({ run: (ids: string[]) => reach('queue', searchAll(ids)), size: 10_000 })
 
@@ -40,11 +43,16 @@ export function createJobs(queue: TransferQueue): Jobs {
   async function searchAll(ids: string[]): Promise<(Queued | null)[]> {
     const found = new Map<string, Queued>()
     const wanted = new Set(ids)
-    for (const job of await queue.getJobs([...LIVING])) {
-      // A job may end while the list is being read.
-      if (!job?.id) continue
-      for (const transfer of unpackTransfers(job.data)) {
-        if (wanted.has(transfer.id)) found.set(transfer.id, { transfer, job: job.id })
+    // Page by page, because a deep queue does not fit into memory; who searches one for too long is told 503.
+    for (let start = 0; found.size < wanted.size; start += SEARCH_PAGE) {
+      const page = await queue.getJobs([...LIVING], start, start + SEARCH_PAGE - 1)
+      if (page.length === 0) break
+      for (const job of page) {
+        // A job may end while the list is being read.
+        if (!job?.id) continue
+        for (const transfer of unpackTransfers(job.data)) {
+          if (wanted.has(transfer.id)) found.set(transfer.id, { transfer, job: job.id })
+        }
       }
     }
     return ids.map((id) => found.get(id) ?? null)
