@@ -10,6 +10,7 @@ import Koa from 'koa'
 import type { Logger } from 'pino'
 import type { DatabasePool } from 'slonik'
 import type { TransferQueue } from '../queue.ts'
+import { authenticate } from './access.ts'
 import { accountRoutes } from './account.ts'
 import { readBody } from './body.ts'
 import type { Decisions } from './decision.ts'
@@ -37,6 +38,7 @@ export function createApp(services: {
 
   const app = new Koa()
   app.use(problems(log))
+  app.use(authenticate())
   app.use(readBody())
   app.use(router.routes())
   app.use(router.allowedMethods())

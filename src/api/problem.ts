@@ -15,6 +15,8 @@ import { isPassing } from '../db/fault.ts'
 const PROBLEMS = {
   'malformed-json': [400, 'The body is not JSON'],
   'invalid-request': [400, 'The request is not valid'],
+  unauthenticated: [401, 'Who is calling is not known'],
+  forbidden: [403, 'The caller may not do this'],
   'not-found': [404, 'No such resource'],
   'account-not-found': [404, 'No such account'],
   'transfer-not-found': [404, 'No such transfer'],
@@ -24,6 +26,7 @@ const PROBLEMS = {
   'content-too-large': [413, 'The body is too large'],
   'unsupported-media-type': [415, 'The body must be application/json'],
   'key-reused': [422, 'The idempotency key belongs to another transfer'],
+  'too-many-requests': [429, 'Too many requests'],
   'internal-error': [500, 'Something went wrong here'],
   unavailable: [503, 'Temporarily unavailable'],
   overloaded: [503, 'Too much to do'],
