@@ -33,7 +33,7 @@ export class PoisonError extends UnrecoverableError {
 type Answer = Outcome | PoisonError | null
 
 /** A transfer of a job, and where its answer goes. */
-type Entry = { transfer: Transfer; job: Posted; position: number; attempts: number }
+type Entry = { transfer: Transfer; job: Posted; position: number }
 
 /** A job's answers as they come in; `done` when none is left. */
 type Posted = { answers: (Outcome | PoisonError)[]; left: number; done: () => void }
@@ -42,6 +42,9 @@ type Posted = { answers: (Outcome | PoisonError)[]; left: number; done: () => vo
  * Batches are natural, as everywhere (batch.ts): one call is under way, and what arrives meanwhile goes with the next. A
  * second call is made only when a whole batch is waiting for it, since a call costs as much as deciding ten transfers;
  * and it takes only sources that no other call has in hand, so that the calls of one worker never want the same claim.
+ *
+ * What one source sends goes together, oldest source first: its chain is read once for all of them, which decides a
+ * backlog of many sources half again as fast as taking it transfer by transfer.
  *
  * @param options.batchSize transfers per call at most.
  * @param options.concurrency calls under way at once at most.
@@ -55,8 +58,12 @@ export function createPoster(options: {
   log: Logger
 }): Poster {
   const { pool, batchSize, concurrency, orderClosing, log } = options
-  const inHand = new Set<string>()
-  let waiting: Entry[] = []
+  /** By source, in the order in which the sources came. */
+  const waiting = new Map<string, Entry[]>()
+  /** Sources that a call has in hand, or that were busy and are left alone for a moment. */
+  const taken = new Set<string>()
+  /** How often in a row a source was busy. */
+  const refusals = new Map<string, number>()
   let calls = 0
   let scheduled = false
 
@@ -65,14 +72,16 @@ export function createPoster(options: {
     if (transfers.length === 0) return Promise.resolve(answers)
     return new Promise((resolve) => {
       const job: Posted = { answers, left: transfers.length, done: () => resolve(answers) }
-      enqueue(transfers.map((transfer, position) => ({ transfer, job, position, attempts: 0 })))
+      for (const [position, transfer] of transfers.entries()) {
+        const group = waiting.get(transfer.source)
+        if (group) group.push({ transfer, job, position })
+        else waiting.set(transfer.source, [{ transfer, job, position }])
+      }
+      schedule()
     })
   }
 
-  function enqueue(entries: Entry[]): void {
-    // Who has been turned away before goes first.
-    if (entries[0]?.attempts) waiting.unshift(...entries)
-    else waiting.push(...entries)
+  function schedule(): void {
     if (scheduled) return
     scheduled = true
     // Whatever else arrives in this turn of the event loop goes along.
@@ -83,26 +92,35 @@ export function createPoster(options: {
   }
 
   function fill(): void {
-    while (calls < concurrency && waiting.length >= (calls === 0 ? 1 : batchSize)) {
-      const batch: Entry[] = []
-      const rest: Entry[] = []
-      for (const entry of waiting) {
-        const free = batch.length < batchSize && !inHand.has(entry.transfer.source)
-        ;(free ? batch : rest).push(entry)
-      }
-      if (batch.length === 0) return
-      waiting = rest
+    while (calls < concurrency) {
+      const batch = gather()
+      if (batch.length < (calls === 0 ? 1 : batchSize)) return
       void call(batch)
     }
   }
 
+  /** The next batch, not yet taken. */
+  function gather(): Entry[] {
+    const batch: Entry[] = []
+    for (const [source, group] of waiting) {
+      if (taken.has(source)) continue
+      for (const entry of group) if (batch.push(entry) === batchSize) return batch
+    }
+    return batch
+  }
+
   async function call(batch: Entry[]): Promise<void> {
     calls += 1
-    for (const { transfer } of batch) inHand.add(transfer.source)
+    const bySource = Map.groupBy(batch, (entry) => entry.transfer.source)
+    for (const [source, { length }] of bySource) {
+      taken.add(source)
+      const rest = waiting.get(source)?.slice(length) ?? []
+      // To the end: whoever sends more than a batch holds lets the others go first.
+      waiting.delete(source)
+      if (rest.length > 0) waiting.set(source, rest)
+    }
     const answers = await decide(batch.map((entry) => entry.transfer))
-    for (const { transfer } of batch) inHand.delete(transfer.source)
     calls -= 1
-    retry(batch.filter((_, position) => answers[position] === null))
     for (const [position, { job, position: place }] of batch.entries()) {
       const answer = answers[position]
       if (!answer) continue
@@ -110,19 +128,32 @@ export function createPoster(options: {
       job.left -= 1
       if (job.left === 0) job.done()
     }
+    const undecided = batch.filter((_, position) => answers[position] === null)
+    const refused = Map.groupBy(undecided, (entry) => entry.transfer.source)
+    for (const source of bySource.keys()) {
+      const entries = refused.get(source)
+      if (entries) retryLater(source, entries)
+      else {
+        taken.delete(source)
+        refusals.delete(source)
+      }
+    }
     fill()
   }
 
   /**
-   * Another worker is busy with these sources: at once into the next batch, then a little later each time, at random, so
-   * that workers in step fall out of it.
+   * Another worker is busy with this source: again a little later, the later the oftener, at random, so that workers in
+   * step fall out of it. Asking at once would only take processor time from the one at work.
    */
-  function retry(entries: Entry[]): void {
-    if (entries.length === 0) return
-    for (const entry of entries) entry.attempts += 1
-    const attempts = Math.max(...entries.map((entry) => entry.attempts))
-    if (attempts === 1) enqueue(entries)
-    else setTimeout(enqueue, Math.random() * Math.min(2 ** attempts, 64), entries)
+  function retryLater(source: string, entries: Entry[]): void {
+    waiting.set(source, [...entries, ...(waiting.get(source) ?? [])])
+    const times = (refusals.get(source) ?? 0) + 1
+    refusals.set(source, times)
+    const release = () => {
+      taken.delete(source)
+      schedule()
+    }
+    setTimeout(release, Math.random() * Math.min(2 ** times, 64))
   }
 
   async function decide(batch: Transfer[]): Promise<Answer[]> {
