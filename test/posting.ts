@@ -94,6 +94,18 @@ for (const [what, poison] of Object.entries(POISON)) {
   })
 }
 
+test.serial('the closing of who only receives is ordered after 1,000 credits, and not before', async (t) => {
+  const { db, startPoster } = await useBench(t)
+  const sources = await Promise.all(Array.from({ length: 40 }, () => open(db, '30')))
+  const destination = await open(db)
+  const { post, ordered } = await startPoster()
+  await post(many(999, sources, destination))
+  await post([request(sources[0] as string, destination, '1000')])
+  t.deepEqual(ordered, [], 'the last of these was refused')
+  await post(many(1, [sources[39] as string], destination))
+  t.deepEqual(ordered, [destination])
+})
+
 test.serial('several poisoned transfers in one batch each fail, and only they', async (t) => {
   const { url, db, startPoster } = await useBench(t)
   const [source, destination] = [await open(db, '100'), await open(db)]

@@ -32,6 +32,11 @@ export class PoisonError extends UnrecoverableError {
 /** What one call says of one transfer: its outcome, null for "the source is busy, ask again", or why it cannot be. */
 type Answer = Outcome | PoisonError | null
 
+const MANY_CREDITS = 1000
+
+/** Destinations counted at once: what is forgotten beyond it is for the sweep. */
+const CREDITS_LIMIT = 100_000
+
 /** A transfer of a job, and where its answer goes. */
 type Entry = { transfer: Transfer; job: Posted; position: number }
 
@@ -64,6 +69,8 @@ export function createPoster(options: {
   const taken = new Set<string>()
   /** How often in a row a source was busy. */
   const refusals = new Map<string, number>()
+  /** By destination, since its closing was last ordered for them. */
+  const credits = new Map<string, number>()
   let calls = 0
   let scheduled = false
 
@@ -156,11 +163,29 @@ export function createPoster(options: {
     setTimeout(release, Math.random() * Math.min(2 ** times, 64))
   }
 
+  /**
+   * The call finds the long tails of those who send. Who only receives, and much, would be found by the next sweep or
+   * the first to read its balance, who may then wait for a million rows to be added up.
+   *
+   * @returns destinations that this worker has credited 1,000 times since it last said so.
+   */
+  function countCredits(batch: Transfer[], outcomes: readonly (Outcome | null)[]): string[] {
+    const many: string[] = []
+    if (credits.size > CREDITS_LIMIT) credits.clear()
+    for (const [position, { destination }] of batch.entries()) {
+      if (outcomes[position] !== 'posted') continue
+      const count = ((credits.get(destination) ?? 0) + 1) % MANY_CREDITS
+      credits.set(destination, count)
+      if (count === 0) many.push(destination)
+    }
+    return many
+  }
+
   async function decide(batch: Transfer[]): Promise<Answer[]> {
     for (let attempt = 0; ; attempt++) {
       try {
         const { outcomes, long_tails } = await postTransfers(pool, batch)
-        orderClosing(long_tails)
+        orderClosing([...long_tails, ...countCredits(batch, outcomes)])
         return [...outcomes]
       } catch (error) {
         if (isPassing(error)) {
