@@ -32,6 +32,7 @@ export type Decision = Transfer & { index: number; recorded_at: string } & (
 /** Any UUID, of whatever version; in lower case from here on, so that one account has one spelling. */
 export const uuid = z
   .guid({ error: 'a UUID such as 7f5ac0a6-2b57-4c1f-8f0a-3d3f8a0d1f11' })
+  .meta({ examples: ['7f5ac0a6-2b57-4c1f-8f0a-3d3f8a0d1f11'] })
   .transform((id) => id.toLowerCase())
 
 const AMOUNT = /^(?:0|[1-9]\d{0,19})(?:\.\d{1,8})?$/
@@ -43,8 +44,18 @@ const AMOUNT_ERROR = 'an amount above 0 as a string such as "12.50": at most 20 
  * passing as integers).
  */
 const amount = z
-  .union([z.string(), z.int().transform(String)], { error: AMOUNT_ERROR })
+  .union(
+    [
+      z.string().meta({ pattern: `^(?=.*[1-9])${AMOUNT.source.slice(1)}` }),
+      z
+        .int()
+        .meta({ override: { minimum: 1 } })
+        .transform(String),
+    ],
+    { error: AMOUNT_ERROR },
+  )
   .refine((text) => AMOUNT.test(text) && /[1-9]/.test(text), { error: AMOUNT_ERROR })
+  .meta({ description: `${AMOUNT_ERROR}. An integer may be a JSON number` })
 
 export const idempotencyKey = z
   .string()

@@ -1,7 +1,9 @@
 /*
- * A client of the service, for tests: sends whatever it is told to, valid or not, and gives back what came.
+ * A client of the service, for tests: sends whatever it is told to, valid or not, and gives back what came. Every
+ * answer is held against the OpenAPI document: one that is not in it fails the test, whatever it is about.
  */
 import { randomUUID } from 'node:crypto'
+import { holdToDocument } from './contract.ts'
 
 /** Every member that a test looks at, of whatever answer. */
 export type Body = Partial<{
@@ -72,6 +74,7 @@ export function createClient(url: string): Client {
     })
     const text = await answer.text()
     const content = /json/.test(answer.headers.get('Content-Type') ?? '') && text ? JSON.parse(text) : {}
+    holdToDocument(method, path, { status: answer.status, headers: answer.headers, text })
     return { status: answer.status, headers: answer.headers, text, body: content as Content }
   }
 

@@ -88,7 +88,7 @@ export function accountRoutes(router: Router, { pool, queue, submissions, decisi
 
   router.get('/accounts/:id/balance', async (ctx) => {
     const id = readId(ctx, 'account')
-    const { at } = readQuery(ctx, { at: pastMoment.optional() })
+    const { at } = readQuery(ctx, balanceQuery)
     if (at === undefined) {
       const found = await balances.push(id)
       if (!found) throw unknown(id)
@@ -103,7 +103,7 @@ export function accountRoutes(router: Router, { pool, queue, submissions, decisi
 
   router.get('/accounts/:id/transfers', async (ctx) => {
     const id = readId(ctx, 'account')
-    const { limit, cursor } = readQuery(ctx, { limit: pageLimit, cursor: pageCursor.optional() })
+    const { limit, cursor } = readQuery(ctx, statementQuery)
     if (!(await accounts.push(id))) throw unknown(id)
     const { lines, next } = await reach('database', readStatement(pool, id, limit, cursor))
     ctx.body = { account: id, transfers: lines, next_cursor: next && encode(next) }
@@ -139,6 +139,9 @@ const pageCursor = z.string().transform((text, context): StatementCursor => {
     return z.NEVER
   }
 })
+
+export const balanceQuery = { at: pastMoment.optional() }
+export const statementQuery = { limit: pageLimit, cursor: pageCursor.optional() }
 
 function encode(cursor: StatementCursor): string {
   return Buffer.from(JSON.stringify(cursor)).toString('base64url')

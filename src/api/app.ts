@@ -14,6 +14,7 @@ import { authenticate } from './access.ts'
 import { accountRoutes } from './account.ts'
 import { readBody } from './body.ts'
 import type { Decisions } from './decision.ts'
+import { docsRoutes } from './docs.ts'
 import { healthRoutes } from './health.ts'
 import { createJobs, jobRoutes } from './job.ts'
 import { problems } from './problem.ts'
@@ -35,6 +36,7 @@ export function createApp(services: {
   accountRoutes(router, { pool, queue, submissions, decisions, jobs })
   jobRoutes(router, { queue })
   healthRoutes(router, { pool, queue })
+  docsRoutes(router)
 
   const app = new Koa()
   app.use(problems(log))

@@ -12,7 +12,7 @@ import type { z } from 'zod'
 import { isPassing } from '../db/fault.ts'
 
 /** The closed set: each type with its status and title. The URI of a type is /problems/{type}. */
-const PROBLEMS = {
+export const PROBLEMS = {
   'malformed-json': [400, 'The body is not JSON'],
   'invalid-request': [400, 'The request is not valid'],
   unauthenticated: [401, 'Who is calling is not known'],

@@ -73,7 +73,7 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs }:
 
   router.get('/transfers/:id', async (ctx) => {
     const id = readId(ctx, 'transfer')
-    const { job: hint } = readQuery(ctx, { job: uuid.optional() })
+    const { job: hint } = readQuery(ctx, transferQuery)
     const wait = readWait(ctx)
 
     const decision = await decisions.read(id)
@@ -96,6 +96,9 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs }:
     if (late) applied(ctx, wait)
   })
 }
+
+/** The job that carries the transfer makes the look-up of a queued one quick. */
+export const transferQuery = { job: uuid.optional() }
 
 function answer(ctx: Context, transfer: Transfer, job: string, decision: Decision | null, wait: number): void {
   ctx.set('Location', `/transfers/${transfer.id}?job=${job}`)

@@ -1,0 +1,96 @@
+/*
+ * The documentation over HTTP: the OpenAPI document, two pages that show it, and what each type of problem means.
+ *
+ * Open to everyone, and all from here: no page loads anything from elsewhere or reports to anybody. Scripts are files of
+ * their own, so that a Content-Security-Policy may forbid inline ones.
+ */
+import { createHash } from 'node:crypto'
+import { dirname } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Router } from '@koa/router'
+import type { Context } from 'koa'
+import send from 'koa-send'
+import { makeDocument } from './openapi.ts'
+import { PROBLEMS, Problem } from './problem.ts'
+import { EXPLAINED, PROBLEM_TYPES } from './schema.ts'
+
+const SWAGGER_UI = packageRoot('swagger-ui-dist')
+const REDOC = `${packageRoot('redoc')}/bundles`
+
+/** The only files served, by name: nothing else of a package can be asked for. */
+const FILES = new Map([
+  ['swagger-ui.css', SWAGGER_UI],
+  ['swagger-ui-bundle.js', SWAGGER_UI],
+  ['favicon-32x32.png', SWAGGER_UI],
+  ['redoc.standalone.js', REDOC],
+])
+
+// Without the null, Swagger UI sends the document's address to a validator on the internet; without disableTelemetry,
+// ReDoc reports its use.
+const SCRIPTS = new Map([
+  [
+    'swagger-ui-start.js',
+    `SwaggerUIBundle({ url: '/openapi.json', dom_id: '#page', deepLinking: true, validatorUrl: null })`,
+  ],
+  ['redoc-start.js', `Redoc.init('/openapi.json', { disableTelemetry: true }, document.getElementById('page'))`],
+])
+
+function page(title: string, scripts: string[], styles: string[] = []): string {
+  return `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>${title}</title>
+<link rel="icon" href="/docs/favicon-32x32.png">
+${styles.map((file) => `<link rel="stylesheet" href="/docs/${file}">`).join('\n')}
+</head>
+<body>
+<div id="page"></div>
+${scripts.map((file) => `<script src="/docs/${file}"></script>`).join('\n')}
+</body>
+</html>
+`
+}
+
+const SWAGGER_PAGE = page('Transfer: Swagger UI', ['swagger-ui-bundle.js', 'swagger-ui-start.js'], ['swagger-ui.css'])
+const REDOC_PAGE = page('Transfer: ReDoc', ['redoc.standalone.js', 'redoc-start.js'])
+
+export function docsRoutes(router: Router): void {
+  const text = JSON.stringify(makeDocument())
+  const etag = `"${createHash('sha256').update(text).digest('base64url')}"`
+
+  router.get('/openapi.json', (ctx) => {
+    ctx.set({ ETag: etag, 'Cache-Control': 'no-cache' })
+    ctx.status = 200
+    if (ctx.fresh) ctx.status = 304
+    else respond(ctx, 'application/json', text)
+  })
+
+  router.get('/docs', (ctx) => respond(ctx, 'text/html', SWAGGER_PAGE))
+  router.get('/redoc', (ctx) => respond(ctx, 'text/html', REDOC_PAGE))
+
+  router.get('/docs/:file', async (ctx) => {
+    const file = ctx.params.file ?? ''
+    const [script, root] = [SCRIPTS.get(file), FILES.get(file)]
+    if (script !== undefined) respond(ctx, 'text/javascript', script)
+    else if (root !== undefined) await send(ctx, file, { root, maxage: 3_600_000, brotli: false, gzip: false })
+    else throw new Problem('not-found', `there is nothing at ${ctx.path}`)
+  })
+
+  router.get('/problems/:type', (ctx) => {
+    const type = PROBLEM_TYPES.find((known) => known === ctx.params.type)
+    if (!type) throw new Problem('not-found', `there is no such type of problem: ${PROBLEM_TYPES.join(', ')}`)
+    const [status, title] = PROBLEMS[type]
+    ctx.body = { type: `/problems/${type}`, title, status, detail: EXPLAINED[type] }
+  })
+}
+
+function respond(ctx: Context, type: string, body: string): void {
+  ctx.type = type
+  ctx.body = body
+}
+
+function packageRoot(name: string): string {
+  return dirname(fileURLToPath(import.meta.resolve(`${name}/package.json`)))
+}
