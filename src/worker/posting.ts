@@ -12,6 +12,8 @@ import type { Logger } from 'pino'
 import type { DatabasePool } from 'slonik'
 import { isPassing } from '../db/fault.ts'
 import { postTransfers } from '../db/transfer.ts'
+import type { WorkerMetrics } from '../metrics.ts'
+import type { Origin, Tracing } from '../trace.ts'
 import type { Outcome, Transfer } from '../transfer.ts'
 
 export type Poster = {
@@ -36,7 +38,7 @@ type Answer = Outcome | PoisonError | null
 type Entry = { transfer: Transfer; job: Posted; position: number; attempts: number }
 
 /** A job's answers as they come in; `done` when none is left. */
-type Posted = { answers: (Outcome | PoisonError)[]; left: number; done: () => void }
+type Posted = { answers: (Outcome | PoisonError)[]; left: number; done: () => void; origin: Origin | undefined }
 
 /**
  * Batches are natural, as everywhere (batch.ts): one call is under way, and what arrives meanwhile goes with the next. A
@@ -52,9 +54,11 @@ export function createPoster(options: {
   batchSize: number
   concurrency: number
   orderClosing: (accounts: readonly string[]) => void
+  metrics?: WorkerMetrics
+  tracing?: Tracing | undefined
   log: Logger
 }): Poster {
-  const { pool, batchSize, concurrency, orderClosing, log } = options
+  const { pool, batchSize, concurrency, orderClosing, metrics, tracing, log } = options
   const inHand = new Set<string>()
   let waiting: Entry[] = []
   let calls = 0
@@ -64,7 +68,7 @@ export function createPoster(options: {
     const answers: (Outcome | PoisonError)[] = new Array(transfers.length)
     if (transfers.length === 0) return Promise.resolve(answers)
     return new Promise((resolve) => {
-      const job: Posted = { answers, left: transfers.length, done: () => resolve(answers) }
+      const job: Posted = { answers, left: transfers.length, done: () => resolve(answers), origin: tracing?.here() }
       enqueue(transfers.map((transfer, position) => ({ transfer, job, position, attempts: 0 })))
     })
   }
@@ -99,7 +103,9 @@ export function createPoster(options: {
   async function call(batch: Entry[]): Promise<void> {
     calls += 1
     for (const { transfer } of batch) inHand.add(transfer.source)
-    const answers = await decide(batch.map((entry) => entry.transfer))
+    const work = () => decide(batch.map((entry) => entry.transfer))
+    const answers = await (tracing ? tracing.run('post_transfers', originsOf(batch), work) : work())
+    if (metrics) count(metrics, answers)
     for (const { transfer } of batch) inHand.delete(transfer.source)
     calls -= 1
     retry(batch.filter((_, position) => answers[position] === null))
@@ -151,4 +157,22 @@ export function createPoster(options: {
   }
 
   return { post }
+}
+
+function originsOf(batch: Entry[]): Origin[] {
+  return [...new Set(batch.map(({ job }) => job))].flatMap(({ origin }) => origin ?? [])
+}
+
+/** Once per call, however many transfers were in it. */
+function count(metrics: WorkerMetrics, answers: Answer[]): void {
+  const tally = new Map<Outcome | null, number>()
+  for (const answer of answers) {
+    if (!(answer instanceof PoisonError)) tally.set(answer, (tally.get(answer) ?? 0) + 1)
+  }
+  metrics.batchSize.observe(answers.length)
+  for (const [outcome, transfers] of tally) {
+    if (outcome === 'posted') metrics.posted.inc(transfers)
+    else if (outcome === null) metrics.busy.inc(transfers)
+    else metrics.rejected.inc({ reason: outcome }, transfers)
+  }
 }
