@@ -8,7 +8,7 @@ const STOP_LIMIT_MS = 15_000
 
 /** @param start answers how to stop again, and where the process can be reached, if anywhere. */
 export async function runUntilStopped(
-  start: () => Promise<{ stop: () => Promise<void>; url?: string }>,
+  start: () => Promise<{ stop: () => Promise<void>; url?: string | undefined }>,
 ): Promise<void> {
   let stopping = false
   const signals = ['SIGTERM', 'SIGINT', 'disconnect'] as const

@@ -17,6 +17,7 @@ import {
   type Processor,
   Queue,
   runMigrations,
+  type Telemetry,
   Worker,
   type WorkerOptions,
 } from 'bullmq'
@@ -106,12 +107,17 @@ async function untilReady<Part extends { waitUntilReady(): Promise<unknown>; clo
 }
 
 /** The producing side: adds jobs, reads them. Fails at once while its store is down, and heals by itself. */
-export async function openQueue(settings: Settings): Promise<TransferQueue> {
+export async function openQueue(settings: Settings, telemetry?: Telemetry): Promise<TransferQueue> {
   const { QUEUE_NAME, DATABASE_URL, REDIS_URL } = settings
+  const traced = telemetry && { telemetry }
   if (!REDIS_URL) {
     return await untilReady(() => {
       const connection = postgresConnection(DATABASE_URL, 3)
-      const queue = new Queue(QUEUE_NAME, { connection, defaultJobOptions: JOB_OPTIONS }, createPostgresBackend)
+      const queue = new Queue(
+        QUEUE_NAME,
+        { connection, defaultJobOptions: JOB_OPTIONS, ...traced },
+        createPostgresBackend,
+      )
       queue.on('error', () => {})
       return queue as unknown as TransferQueue
     })
@@ -131,6 +137,7 @@ export async function openQueue(settings: Settings): Promise<TransferQueue> {
     skipWaitingForReady: true,
     skipVersionCheck: true,
     defaultJobOptions: REDIS_OPTIONS,
+    ...traced,
   }) as unknown as TransferQueue
 }
 
@@ -168,6 +175,7 @@ const UNRECORDED = { removeOnComplete: true, removeOnFail: true }
 export async function openWorker(
   settings: Settings,
   process: Processor<JobData, JobResult, JobName>,
+  telemetry?: Telemetry,
 ): Promise<TransferWorker> {
   const { QUEUE_NAME, DATABASE_URL, REDIS_URL, WORKER_JOBS } = settings
   const options: Omit<WorkerOptions, 'connection'> = {
@@ -180,6 +188,7 @@ export async function openWorker(
     autorun: false,
     // Back at work at once when its store is; the default waits 15 s.
     runRetryDelay: 500,
+    ...(telemetry && { telemetry }),
   }
   if (!REDIS_URL) {
     return await untilReady(() => {

@@ -9,13 +9,14 @@
  */
 import { z } from 'zod'
 
-const count = (fallback: number, min: number, max: number) =>
+const whole = (min: number, max: number) =>
   z
     .string()
     .regex(/^\d+$/, 'a whole number')
     .transform(Number)
     .pipe(z.number().min(min, `at least ${min}`).max(max, `at most ${max}`))
-    .default(fallback)
+
+const count = (fallback: number, min: number, max: number) => whole(min, max).default(fallback)
 
 const url = (...schemes: string[]) =>
   z
@@ -24,6 +25,9 @@ const url = (...schemes: string[]) =>
       message: `a URL starting with ${schemes.map((scheme) => `${scheme}://`).join(' or ')}`,
     })
     .optional()
+
+/** The specification's names. */
+const SAMPLERS = ['always_on', 'always_off', 'traceidratio'].flatMap((name) => [name, `parentbased_${name}`])
 
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
 
@@ -52,6 +56,26 @@ const schema = z.object({
   WORKER_JOBS: count(32, 1, 1000).describe('jobs that one worker has in hand at once'),
   SUBMISSION_LIMIT: count(20_000, 1, 1_000_000).describe('submissions one API keeps in memory before it answers 503'),
   QUEUE_LIMIT: count(20_000, 1, 10_000_000).describe('jobs in the queue before the API answers 503'),
+  WORKER_HOST: z.string().min(1).default('127.0.0.1').describe('address a worker serves /metrics and /health on'),
+  WORKER_PORT: whole(0, 65_535).optional().describe('port for that; without it, a worker listens nowhere'),
+  WORKER_METRICS: z
+    .string()
+    .transform((text) => text.split(',').map((part) => part.trim()))
+    .pipe(z.array(z.url({ protocol: /^https?$/, error: 'URLs starting with http://, with commas between them' })))
+    .optional()
+    .describe("URLs of workers' metrics, with commas between them, that the API shows with its own"),
+  OTEL_EXPORTER_OTLP_ENDPOINT: url('http', 'https').describe('where traces are sent; without it, there are none'),
+  OTEL_SERVICE_NAME: z.string().min(1).default('transfer').describe('the service that traces name'),
+  OTEL_TRACES_SAMPLER: z
+    .enum(SAMPLERS, { error: `one of ${SAMPLERS.join(', ')}` })
+    .default('parentbased_always_on')
+    .describe(SAMPLERS.join(', ')),
+  OTEL_TRACES_SAMPLER_ARG: z
+    .string()
+    .regex(/^(?:0(?:\.\d+)?|1(?:\.0+)?)$/, 'a number from 0 to 1')
+    .transform(Number)
+    .default(1)
+    .describe('the share of traces that traceidratio keeps'),
 })
 
 export type Settings = z.infer<typeof schema>

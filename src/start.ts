@@ -54,8 +54,15 @@ async function startAll(settings: Settings, parts: Parts, signal: AbortSignal): 
     throw new Error(`cannot migrate the database at ${whereIs(databaseUrl)}: ${describe(error)}`, { cause: error })
   })
   if (applied.length > 0) log(`migrated: ${applied.join(', ')}`)
-  await keepChild('worker', databaseUrl, parts, signal)
-  const url = await keepChild('api', databaseUrl, parts, signal)
+  const worker = await keepWorker(databaseUrl, settings, parts, signal)
+  // So that one look at the API shows all of this machine.
+  const workers = [...(settings.WORKER_METRICS ?? []), ...(worker ? [`${worker}/metrics`] : [])]
+  const url = await keepChild(
+    'api',
+    () => ({ DATABASE_URL: databaseUrl, WORKER_METRICS: workers.join() }),
+    parts,
+    signal,
+  )
   return welcome({ url: url ?? `http://${settings.HOST}:${settings.PORT}`, databaseUrl, embedded, redisUrl: REDIS_URL })
 }
 
@@ -72,10 +79,18 @@ async function keepPostgres(dataDir: string, parts: Parts, signal: AbortSignal):
   return kept.first
 }
 
-async function keepChild(name: 'api' | 'worker', databaseUrl: string, parts: Parts, signal: AbortSignal) {
+/** @returns where it serves its metrics: at any free port unless told, and at the same one each time it is started. */
+async function keepWorker(databaseUrl: string, { WORKER_PORT = 0 }: Settings, parts: Parts, signal: AbortSignal) {
+  let port = WORKER_PORT
+  const url = await keepChild('worker', () => ({ DATABASE_URL: databaseUrl, WORKER_PORT: String(port) }), parts, signal)
+  if (url) port = Number(new URL(url).port)
+  return url
+}
+
+/** @param env what it is to know besides what this process was told, at each start. */
+async function keepChild(name: 'api' | 'worker', env: () => NodeJS.ProcessEnv, parts: Parts, signal: AbortSignal) {
   const file = fileURLToPath(new URL(`${name}/main.ts`, import.meta.url))
-  const env = { ...process.env, DATABASE_URL: databaseUrl }
-  const start = () => startChild(name, file, env, { log, signal })
+  const start = () => startChild(name, file, { ...process.env, ...env() }, { log, signal })
   const kept = await keep({ name, start, attempts: 3, log, signal }).catch((error: unknown) => {
     throw new Error(`the ${name} does not start (${describe(error)}); it says why above`, { cause: error })
   })
@@ -141,12 +156,12 @@ function whereIs(address: string): string {
 }
 
 function help(): string {
-  const rows = describeSettings().map(
-    ({ name, fallback, meaning }) => `  ${name.padEnd(20)}${fallback.padEnd(11)}${meaning}`,
-  )
+  const row = (name: string, fallback: string, meaning: string) =>
+    `  ${name.padEnd(28)}${fallback.padEnd(22)}${meaning}`
+  const rows = describeSettings().map(({ name, fallback, meaning }) => row(name, fallback, meaning))
   return [
     'npm start runs everything: Postgres (embedded), API and worker. Settings are environment variables:\n',
-    `  ${'name'.padEnd(20)}${'default'.padEnd(11)}meaning`,
+    row('name', 'default', 'meaning'),
     ...rows,
   ].join('\n')
 }

@@ -13,6 +13,7 @@ import { PROBLEMS } from '../src/api/problem.ts'
 import { createSubmissions } from '../src/api/submission.ts'
 import { createClient as createTypedClient } from '../src/client.ts'
 import { openPool } from '../src/db/pool.ts'
+import { createApiMetrics } from '../src/metrics.ts'
 import { openQueue } from '../src/queue.ts'
 import { type Client, createClient } from './client.ts'
 import { compiled, document, holdToDocument } from './contract.ts'
@@ -50,9 +51,10 @@ test('every route is in the document, and every operation of the document is a r
   t.teardown(() => pool.end())
   const queue = await openQueue(service.settings)
   t.teardown(() => queue.close())
-  const submissions = createSubmissions({ queue, batchSize: 1, submissionLimit: 1, queueLimit: 1 })
+  const common = { queue, metrics: createApiMetrics(), tracing: undefined, log: captureLog([]) }
+  const submissions = createSubmissions({ ...common, batchSize: 1, submissionLimit: 1, queueLimit: 1 })
   t.teardown(submissions.close)
-  const app = createApp({ pool, queue, submissions, decisions: createDecisions(pool), log: captureLog([]) })
+  const app = createApp({ ...common, pool, submissions, decisions: createDecisions(pool), workers: [] })
   const router = app.middleware.map((layer) => (layer as { router?: Router }).router).find((found) => found)
   if (!router) throw new Error('no router')
   const known = () =>

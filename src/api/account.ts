@@ -43,7 +43,7 @@ export function accountRoutes(router: Router, { pool, queue, submissions, decisi
       return
     }
     const funding: Transfer = { id: fundingId(id), source: SERVICE_ACCOUNT, destination: id, amount: balance }
-    const job = await submissions.submit([funding])
+    const job = await submissions.submit([funding], ctx.state.request_id)
     const decision = wait > 0 ? await decisions.wait(funding.id, wait) : null
     if (decision) applied(ctx, wait)
     ctx.body = { id, overdraft: false, created_at, funding: decision ?? { ...funding, status: 'queued', job } }

@@ -9,14 +9,18 @@ import { Router } from '@koa/router'
 import Koa from 'koa'
 import type { Logger } from 'pino'
 import type { DatabasePool } from 'slonik'
+import type { ApiMetrics } from '../metrics.ts'
 import type { TransferQueue } from '../queue.ts'
+import type { Tracing } from '../trace.ts'
 import { authenticate } from './access.ts'
 import { accountRoutes } from './account.ts'
 import { readBody } from './body.ts'
+import { dashboard } from './dashboard.ts'
 import type { Decisions } from './decision.ts'
 import { docsRoutes } from './docs.ts'
 import { healthRoutes } from './health.ts'
 import { createJobs, jobRoutes } from './job.ts'
+import { metricsRoutes, observe } from './metrics.ts'
 import { problems } from './problem.ts'
 import type { Submissions } from './submission.ts'
 import { transferRoutes } from './transfer.ts'
@@ -26,21 +30,29 @@ export function createApp(services: {
   queue: TransferQueue
   submissions: Submissions
   decisions: Decisions
+  metrics: ApiMetrics
+  /** Where workers serve theirs. */
+  workers: readonly string[]
+  tracing: Tracing | undefined
   log: Logger
 }): Koa {
-  const { pool, queue, submissions, decisions, log } = services
+  const { pool, queue, submissions, decisions, metrics, workers, tracing, log } = services
   const jobs = createJobs(queue)
 
   const router = new Router()
-  transferRoutes(router, { submissions, decisions, jobs })
+  transferRoutes(router, { submissions, decisions, jobs, metrics })
   accountRoutes(router, { pool, queue, submissions, decisions, jobs })
   jobRoutes(router, { queue })
   healthRoutes(router, { pool, queue })
   docsRoutes(router)
+  metricsRoutes(router, metrics, workers)
 
   const app = new Koa()
+  app.use(observe(metrics, log))
+  if (tracing) app.use(tracing.serve)
   app.use(problems(log))
   app.use(authenticate())
+  app.use(dashboard(queue))
   app.use(readBody())
   app.use(router.routes())
   app.use(router.allowedMethods())

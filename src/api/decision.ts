@@ -4,6 +4,7 @@
  * How a client learns what became of its transfer: by asking, or by waiting. However many ask at a time, there is one
  * query under way for all of them, and one more for all who wait.
  */
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { DatabasePool } from 'slonik'
 import { createBatcher } from '../batch.ts'
@@ -23,6 +24,8 @@ export type Decisions = {
 export function createDecisions(pool: DatabasePool): Decisions {
   const reads = createBatcher({ run: (ids: string[]) => reach('database', readDecisions(pool, ids)), size: 1000 })
   const waiters = new Map<string, Set<(decision: Decision | null) => void>>()
+  // Polling is for all who wait: it is no part of the first one's trace.
+  const apart = AsyncLocalStorage.snapshot()
   let polling = false
   let released = false
 
@@ -38,7 +41,7 @@ export function createDecisions(pool: DatabasePool): Decisions {
       }
       const timer = setTimeout(done, seconds * 1000, null)
       waiters.set(id, group.add(done))
-      if (!polling) void poll()
+      if (!polling) void apart(poll)
     })
   }
 

@@ -10,9 +10,11 @@ import { refuseOtherCluster } from '../db/closing.ts'
 import { refuseOtherVersion } from '../db/migrate.ts'
 import { openPool } from '../db/pool.ts'
 import { createLog } from '../log.ts'
+import { createApiMetrics, watchPool, watchStores } from '../metrics.ts'
 import { runUntilStopped } from '../process.ts'
 import { keepTidy, openQueue, scheduleSweep, warnOfLoss } from '../queue.ts'
 import { readSettings, type Settings } from '../settings.ts'
+import { startTracing } from '../trace.ts'
 import { createApp } from './app.ts'
 import { createDecisions } from './decision.ts'
 import { createSubmissions } from './submission.ts'
@@ -21,15 +23,17 @@ import { createSubmissions } from './submission.ts'
 export async function startApi(settings: Settings, log: Logger): Promise<{ url: string; stop: () => Promise<void> }> {
   if (!settings.DATABASE_URL) throw new Error('DATABASE_URL is not set (npm start brings its own database)')
 
+  const tracing = await startTracing(settings, 'api')
   const pool = await openPool({
     databaseUrl: settings.DATABASE_URL,
     connections: settings.DATABASE_POOL,
     timeout_ms: 900,
     log,
+    tracing: tracing !== undefined,
   })
   await refuseOtherVersion(pool)
   await refuseOtherCluster(pool)
-  const queue = await openQueue(settings)
+  const queue = await openQueue(settings, tracing?.telemetry)
   queue.on('error', (error) => log.warn({ error: String(error) }, 'queue'))
   await warnOfLoss(settings, log)
 
@@ -41,14 +45,30 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
   void scheduleSweep(queue)
   const stopTidying = keepTidy(queue, settings)
 
+  const metrics = createApiMetrics()
+  watchPool(metrics, pool, settings.DATABASE_POOL)
+  watchStores(metrics, { pool, queue })
+
   const submissions = createSubmissions({
     queue,
     batchSize: settings.BATCH_SIZE,
     submissionLimit: settings.SUBMISSION_LIMIT,
     queueLimit: settings.QUEUE_LIMIT,
+    metrics,
+    tracing,
+    log,
   })
   const decisions = createDecisions(pool)
-  const app = createApp({ pool, queue, submissions, decisions, log })
+  const app = createApp({
+    pool,
+    queue,
+    submissions,
+    decisions,
+    metrics,
+    workers: settings.WORKER_METRICS ?? [],
+    tracing,
+    log,
+  })
   const server = createServer(
     { requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 },
     app.callback(),
@@ -76,6 +96,7 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
       stopTidying()
       await queue.close()
       await pool.end()
+      await tracing?.stop()
     },
   }
 }

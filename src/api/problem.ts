@@ -108,6 +108,7 @@ export function problems(log: Logger): Middleware {
     const given = ctx.get('X-Request-ID')
     const requestId = /^[\w.:+/=-]{1,128}$/.test(given) ? given : `${boot}-${(++requests).toString(36)}`
     ctx.set('X-Request-ID', requestId)
+    ctx.state.request_id = requestId
     try {
       await next()
       // What no route answered: koa and its router say so by status alone.

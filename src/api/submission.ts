@@ -7,8 +7,11 @@
  *
  * Next: decision.ts, how a client learns what became of it.
  */
+import type { Logger } from 'pino'
 import { createBatcher } from '../batch.ts'
+import type { ApiMetrics } from '../metrics.ts'
 import { packTransfers, type TransferQueue } from '../queue.ts'
+import type { Origin, Tracing } from '../trace.ts'
 import { drawId, type Transfer } from '../transfer.ts'
 import { Problem, reach } from './problem.ts'
 
@@ -16,10 +19,11 @@ export type Submissions = {
   /**
    * Puts transfers into the queue, all or none of them.
    *
+   * @param requestId of whoever asks, for the log.
    * @returns the id of the job that carries them.
    * @throws Problem unavailable or overloaded.
    */
-  submit(transfers: Transfer[]): Promise<string>
+  submit(transfers: Transfer[], requestId: string): Promise<string>
   /** Stops looking at the queue's depth. */
   close(): void
 }
@@ -34,9 +38,12 @@ export function createSubmissions(options: {
   batchSize: number
   submissionLimit: number
   queueLimit: number
+  metrics: ApiMetrics
+  tracing: Tracing | undefined
+  log: Logger
 }): Submissions {
-  const { queue, batchSize, submissionLimit, queueLimit } = options
-  const batcher = createBatcher({ run: flush, size: batchSize, weigh: (group: Transfer[]) => group.length })
+  const { queue, batchSize, submissionLimit, queueLimit, metrics, tracing, log } = options
+  const batcher = createBatcher({ run: flush, size: batchSize, weigh: ({ transfers }: Group) => transfers.length })
   let depth = 0
 
   const watch = setInterval(async () => {
@@ -44,24 +51,38 @@ export function createSubmissions(options: {
     depth = Object.values(counts).reduce((sum, count) => sum + count, 0)
   }, DEPTH_INTERVAL_MS)
 
-  async function submit(transfers: Transfer[]): Promise<string> {
+  async function submit(transfers: Transfer[], requestId: string): Promise<string> {
     if (batcher.waiting() + transfers.length > submissionLimit || depth > queueLimit) {
+      metrics.overloaded.inc(transfers.length)
       throw new Problem(
         'overloaded',
         'more transfers are waiting than can be taken on. Repeat the request a little later',
       )
     }
-    return await batcher.push(transfers)
+    const job = await batcher.push({ transfers, origin: tracing?.here() })
+    if (log.isLevelEnabled('debug')) {
+      for (const { id } of transfers) log.debug({ request_id: requestId, job, transfer: id }, 'submitted')
+    }
+    return job
   }
 
-  async function flush(groups: Transfer[][]): Promise<string[]> {
+  async function flush(groups: Group[]): Promise<string[]> {
     // An id of our own, so that an add which times out here and is carried out later cannot make a second job.
     const jobId = drawId()
-    await reach('queue', queue.add('post', packTransfers(groups.flat()), { jobId }))
+    const transfers = groups.flatMap((group) => group.transfers)
+    const add = () => reach('queue', queue.add('post', packTransfers(transfers), { jobId }))
+    await (tracing ? tracing.run('submit', originsOf(groups), add) : add())
+    metrics.submitted.inc(transfers.length)
+    metrics.jobSize.observe(transfers.length)
     return groups.map(() => jobId)
   }
 
   return { submit, close: () => clearInterval(watch) }
 }
+
+/** What one request submits, and where it came from. */
+type Group = { transfers: Transfer[]; origin: Origin | undefined }
+
+const originsOf = (groups: Group[]): Origin[] => groups.flatMap(({ origin }) => origin ?? [])
 
 const DEPTH_INTERVAL_MS = 500

@@ -5,6 +5,7 @@
  */
 import type { Router } from '@koa/router'
 import type { Context } from 'koa'
+import type { ApiMetrics } from '../metrics.ts'
 import {
   batchRequest,
   type Decision,
@@ -21,9 +22,9 @@ import type { Jobs } from './job.ts'
 import { Problem, parse } from './problem.ts'
 import type { Submissions } from './submission.ts'
 
-export type TransferServices = { submissions: Submissions; decisions: Decisions; jobs: Jobs }
+export type TransferServices = { submissions: Submissions; decisions: Decisions; jobs: Jobs; metrics: ApiMetrics }
 
-export function transferRoutes(router: Router, { submissions, decisions, jobs }: TransferServices): void {
+export function transferRoutes(router: Router, { submissions, decisions, jobs, metrics }: TransferServices): void {
   router.post('/transfers', async (ctx) => {
     const key = readKey(ctx)
     const wait = readWait(ctx)
@@ -34,13 +35,14 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs }:
       const first = await decisions.read(transfer.id)
       if (first) {
         refuseReuse([{ asked: transfer, first }])
+        metrics.replayed.inc()
         ctx.set('Idempotent-Replayed', 'true')
         ctx.body = first
         return
       }
     }
 
-    const job = await submissions.submit([transfer])
+    const job = await submissions.submit([transfer], ctx.state.request_id)
     const decision = wait > 0 ? await decisions.wait(transfer.id, wait) : null
     // Somebody may have used the key a moment ago: then theirs is the transfer that was decided.
     if (decision) refuseReuse([{ asked: transfer, first: decision }])
@@ -66,7 +68,8 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs }:
 
     const done = new Set(decided.flatMap((decision) => (decision ? [decision.id] : [])))
     const open = transfers.filter((transfer) => !done.has(transfer.id))
-    const job = open.length > 0 ? await submissions.submit(open) : null
+    metrics.replayed.inc(transfers.length - open.length)
+    const job = open.length > 0 ? await submissions.submit(open, ctx.state.request_id) : null
     ctx.status = 202
     ctx.body = { ids: transfers.map((transfer) => transfer.id), jobs: job === null ? [] : [job] }
   })

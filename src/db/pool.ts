@@ -26,14 +26,16 @@ export function asApp(databaseUrl: string, options = ''): string {
  *
  * @throws Error if there is a database but it was never migrated.
  * @param timeout_ms the most one statement or one connection attempt may take.
+ * @param tracing whether each query is a span (trace.ts).
  */
 export async function openPool(options: {
   databaseUrl: string
   connections: number
   timeout_ms: number
   log: Logger
+  tracing?: boolean
 }): Promise<DatabasePool> {
-  const { databaseUrl, connections, timeout_ms, log } = options
+  const { databaseUrl, connections, timeout_ms, log, tracing = false } = options
   for (;;) {
     try {
       return await createPool(asApp(databaseUrl), {
@@ -43,6 +45,7 @@ export async function openPool(options: {
         statementTimeout: timeout_ms,
         gracefulTerminationTimeout: 500,
         idleTimeout: 60_000,
+        tracing,
         // The callers decide what is worth a second try; slonik's own retries would hide a deadlock from us.
         connectionRetryLimit: 0,
         queryRetryLimit: 0,

@@ -12,6 +12,8 @@ import type { Logger } from 'pino'
 import type { DatabasePool } from 'slonik'
 import { isPassing } from '../db/fault.ts'
 import { postTransfers } from '../db/transfer.ts'
+import type { WorkerMetrics } from '../metrics.ts'
+import type { Origin, Tracing } from '../trace.ts'
 import type { Outcome, Transfer } from '../transfer.ts'
 
 export type Poster = {
@@ -41,7 +43,7 @@ const CREDITS_LIMIT = 100_000
 type Entry = { transfer: Transfer; job: Posted; position: number }
 
 /** A job's answers as they come in; `done` when none is left. */
-type Posted = { answers: (Outcome | PoisonError)[]; left: number; done: () => void }
+type Posted = { answers: (Outcome | PoisonError)[]; left: number; done: () => void; origin: Origin | undefined }
 
 /**
  * Batches are natural, as everywhere (batch.ts): one call is under way, and what arrives meanwhile goes with the next. A
@@ -60,9 +62,11 @@ export function createPoster(options: {
   batchSize: number
   concurrency: number
   orderClosing: (accounts: readonly string[]) => void
+  metrics?: WorkerMetrics
+  tracing?: Tracing | undefined
   log: Logger
 }): Poster {
-  const { pool, batchSize, concurrency, orderClosing, log } = options
+  const { pool, batchSize, concurrency, orderClosing, metrics, tracing, log } = options
   /** By source, in the order in which the sources came. */
   const waiting = new Map<string, Entry[]>()
   /** Sources that a call has in hand, or that were busy and are left alone for a moment. */
@@ -78,7 +82,7 @@ export function createPoster(options: {
     const answers: (Outcome | PoisonError)[] = new Array(transfers.length)
     if (transfers.length === 0) return Promise.resolve(answers)
     return new Promise((resolve) => {
-      const job: Posted = { answers, left: transfers.length, done: () => resolve(answers) }
+      const job: Posted = { answers, left: transfers.length, done: () => resolve(answers), origin: tracing?.here() }
       for (const [position, transfer] of transfers.entries()) {
         const group = waiting.get(transfer.source)
         if (group) group.push({ transfer, job, position })
@@ -126,7 +130,9 @@ export function createPoster(options: {
       waiting.delete(source)
       if (rest.length > 0) waiting.set(source, rest)
     }
-    const answers = await decide(batch.map((entry) => entry.transfer))
+    const work = () => decide(batch.map((entry) => entry.transfer))
+    const answers = await (tracing ? tracing.run('post_transfers', originsOf(batch), work) : work())
+    if (metrics) count(metrics, answers)
     calls -= 1
     for (const [position, { job, position: place }] of batch.entries()) {
       const answer = answers[position]
@@ -207,4 +213,22 @@ export function createPoster(options: {
   }
 
   return { post }
+}
+
+function originsOf(batch: Entry[]): Origin[] {
+  return [...new Set(batch.map(({ job }) => job))].flatMap(({ origin }) => origin ?? [])
+}
+
+/** Once per call, however many transfers were in it. */
+function count(metrics: WorkerMetrics, answers: Answer[]): void {
+  const tally = new Map<Outcome | null, number>()
+  for (const answer of answers) {
+    if (!(answer instanceof PoisonError)) tally.set(answer, (tally.get(answer) ?? 0) + 1)
+  }
+  metrics.batchSize.observe(answers.length)
+  for (const [outcome, transfers] of tally) {
+    if (outcome === 'posted') metrics.posted.inc(transfers)
+    else if (outcome === null) metrics.busy.inc(transfers)
+    else metrics.rejected.inc({ reason: outcome }, transfers)
+  }
 }
