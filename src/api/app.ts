@@ -13,9 +13,11 @@ import type { TransferQueue } from '../queue.ts'
 import { authenticate } from './access.ts'
 import { accountRoutes } from './account.ts'
 import { readBody } from './body.ts'
+import { consoleRoutes } from './console.ts'
 import type { Decisions } from './decision.ts'
 import { healthRoutes } from './health.ts'
 import { createJobs, jobRoutes } from './job.ts'
+import { type Live, liveRoutes } from './live.ts'
 import { problems } from './problem.ts'
 import type { Submissions } from './submission.ts'
 import { transferRoutes } from './transfer.ts'
@@ -25,9 +27,10 @@ export function createApp(services: {
   queue: TransferQueue
   submissions: Submissions
   decisions: Decisions
+  live: Live
   log: Logger
 }): Koa {
-  const { pool, queue, submissions, decisions, log } = services
+  const { pool, queue, submissions, decisions, live, log } = services
   const jobs = createJobs(queue)
 
   const router = new Router()
@@ -35,6 +38,8 @@ export function createApp(services: {
   accountRoutes(router, { pool, queue, submissions, decisions, jobs })
   jobRoutes(router, { queue })
   healthRoutes(router, { pool, queue })
+  liveRoutes(router, { live })
+  consoleRoutes(router)
 
   const app = new Koa()
   app.use(problems(log))

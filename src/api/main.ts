@@ -3,7 +3,7 @@
  */
 import { once } from 'node:events'
 import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { refuseOtherCluster } from '../db/closing.ts'
@@ -15,6 +15,7 @@ import { keepTidy, openQueue, scheduleSweep, warnOfLoss } from '../queue.ts'
 import { readSettings, type Settings } from '../settings.ts'
 import { createApp } from './app.ts'
 import { createDecisions } from './decision.ts'
+import { createLive } from './live.ts'
 import { createSubmissions } from './submission.ts'
 
 /** Serves until stopped. @returns where, and how to stop: requests in hand are answered first. */
@@ -48,11 +49,17 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
     queueLimit: settings.QUEUE_LIMIT,
   })
   const decisions = createDecisions(pool)
-  const app = createApp({ pool, queue, submissions, decisions, log })
+  const live = createLive({ pool, databaseUrl: settings.DATABASE_URL, queue, submissions })
+  const app = createApp({ pool, queue, submissions, decisions, live, log })
   const server = createServer(
     { requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 },
     app.callback(),
   )
+  const sockets = new Set<Socket>()
+  server.on('connection', (socket) => {
+    sockets.add(socket)
+    socket.once('close', () => sockets.delete(socket))
+  })
   server.listen(settings.PORT, settings.HOST)
   await once(server, 'listening')
   const { address, port, family } = server.address() as AddressInfo
@@ -68,8 +75,13 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
       })
       server.close()
       decisions.release()
+      live.release()
       // Node closes a connection that was busy just now only when told again.
-      const again = setInterval(() => server.closeIdleConnections(), 50)
+      const again = setInterval(() => {
+        server.closeIdleConnections()
+        // To Node, a connection on which nothing was ever asked is busy. Browsers open such in advance.
+        for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy()
+      }, 50)
       await once(server, 'close')
       clearInterval(again)
       submissions.close()

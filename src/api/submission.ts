@@ -20,6 +20,8 @@ export type Submissions = {
    * @throws Problem unavailable or overloaded.
    */
   submit(transfers: Transfer[]): Promise<string>
+  /** Transfers that this API has put into the queue since it started. */
+  accepted(): number
   /** Stops looking at the queue's depth. */
   close(): void
 }
@@ -38,6 +40,7 @@ export function createSubmissions(options: {
   const { queue, batchSize, submissionLimit, queueLimit } = options
   const batcher = createBatcher({ run: flush, size: batchSize, weigh: (group: Transfer[]) => group.length })
   let depth = 0
+  let accepted = 0
 
   const watch = setInterval(async () => {
     const counts = await queue.getJobCounts('waiting', 'delayed').catch(() => ({}))
@@ -51,7 +54,9 @@ export function createSubmissions(options: {
         'more transfers are waiting than can be taken on. Repeat the request a little later',
       )
     }
-    return await batcher.push(transfers)
+    const job = await batcher.push(transfers)
+    accepted += transfers.length
+    return job
   }
 
   async function flush(groups: Transfer[][]): Promise<string[]> {
@@ -61,7 +66,7 @@ export function createSubmissions(options: {
     return groups.map(() => jobId)
   }
 
-  return { submit, close: () => clearInterval(watch) }
+  return { submit, accepted: () => accepted, close: () => clearInterval(watch) }
 }
 
 const DEPTH_INTERVAL_MS = 500

@@ -10,11 +10,13 @@ import {
   type Decision,
   differences,
   drawId,
+  idempotencyKey,
   type Transfer,
   transferId,
   transferRequest,
   uuid,
 } from '../transfer.ts'
+import { demand } from './access.ts'
 import type { Decisions } from './decision.ts'
 import { applied, readId, readKey, readQuery, readWait } from './header.ts'
 import type { Jobs } from './job.ts'
@@ -71,11 +73,21 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs }:
     ctx.body = { ids: transfers.map((transfer) => transfer.id), jobs: job === null ? [] : [job] }
   })
 
+  router.get('/transfers', async (ctx) => {
+    demand(ctx, 'read')
+    const { source, key, job } = readQuery(ctx, { source: uuid, key: idempotencyKey, job: uuid.optional() })
+    await tell(ctx, transferId(source, key), job)
+  })
+
   router.get('/transfers/:id', async (ctx) => {
     const id = readId(ctx, 'transfer')
-    const { job: hint } = readQuery(ctx, { job: uuid.optional() })
-    const wait = readWait(ctx)
+    const { job } = readQuery(ctx, { job: uuid.optional() })
+    await tell(ctx, id, job)
+  })
 
+  /** What became of a transfer. @param hint the job that carries it, if the client knows. */
+  async function tell(ctx: Context, id: string, hint: string | undefined): Promise<void> {
+    const wait = readWait(ctx)
     const decision = await decisions.read(id)
     if (decision) {
       applied(ctx, wait)
@@ -94,7 +106,7 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs }:
     if (late) ctx.body = late
     else if (queued) ctx.body = { ...queued.transfer, status: 'queued', job: queued.job }
     if (late) applied(ctx, wait)
-  })
+  }
 }
 
 function answer(ctx: Context, transfer: Transfer, job: string, decision: Decision | null, wait: number): void {
