@@ -31,8 +31,8 @@ export type Sample = {
   latency_ms_p50: number | null
   latency_ms_p99: number | null
   latency_jobs: number
-  /** Jobs. */
-  queue: { waiting: number; active: number; delayed: number; failed: number } | null
+  /** Jobs. Not those with a time to come, of which there is always one: the next sweep. */
+  queue: { waiting: number; active: number; failed: number } | null
   /** The last one that was finished. `problem` says why the one after it failed. */
   balance_sum: (BalanceSum & { at: string; duration_ms: number }) | null
   balance_sum_problem: string | null
@@ -109,8 +109,6 @@ export function createLive(options: {
     watching.abort()
     backlog = []
     running = false
-    // Somebody may have joined while this was ending.
-    if (viewers.size > 0) void run()
   }
 
   function release(): void {
@@ -148,7 +146,7 @@ function createSampler(options: { pool: DatabasePool; queue: TransferQueue; subm
   return async (): Promise<Omit<Sample, keyof ReturnType<ReturnType<typeof createSum>>>> => {
     const [counted, depth, ended] = await Promise.allSettled([
       reach('database', readCounts(pool)),
-      reach('queue', queue.getJobCounts('waiting', 'active', 'delayed', 'failed')),
+      reach('queue', queue.getJobCounts('waiting', 'active', 'failed')),
       reach('queue', queue.getJobs(['completed'], 0, LATENCY_JOBS - 1)),
     ])
     const now_ms = Date.now()
@@ -167,7 +165,7 @@ function createSampler(options: { pool: DatabasePool; queue: TransferQueue; subm
     latencies = new Map([...latencies].filter(([, { ended_ms }]) => now_ms - ended_ms <= LATENCY_WINDOW_MS))
     const sorted = [...latencies.values()].map(({ latency_ms }) => latency_ms).sort((a, b) => a - b)
 
-    const { waiting = 0, active = 0, delayed = 0, failed = 0 } = depth.status === 'fulfilled' ? depth.value : {}
+    const { waiting = 0, active = 0, failed = 0 } = depth.status === 'fulfilled' ? depth.value : {}
     return {
       at: new Date(now_ms).toISOString(),
       submitted: submissions.accepted(),
@@ -180,7 +178,7 @@ function createSampler(options: { pool: DatabasePool; queue: TransferQueue; subm
       latency_ms_p50: quantile(sorted, 0.5),
       latency_ms_p99: quantile(sorted, 0.99),
       latency_jobs: sorted.length,
-      queue: depth.status === 'fulfilled' ? { waiting, active, delayed, failed } : null,
+      queue: depth.status === 'fulfilled' ? { waiting, active, failed } : null,
       down: [
         ...(counted.status === 'rejected' ? (['database'] as const) : []),
         ...(depth.status === 'rejected' ? (['queue'] as const) : []),

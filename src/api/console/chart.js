@@ -5,6 +5,8 @@ import uPlot from './uPlot.js'
 
 const dark = matchMedia('(prefers-color-scheme: dark)')
 
+const COMPACT = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 2 })
+
 /** @param {string} name of a custom property */
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()
 
@@ -56,7 +58,13 @@ export function createChart(place, { lines, height, value, signed = false }) {
       },
       axes: [
         { ...axis, grid: { show: false }, size: 30, space: 70, values: clock },
-        { ...axis, size: 52, space: 36, values: (_plot, splits) => splits.map((split) => value(split)) },
+        {
+          ...axis,
+          size: 52,
+          space: 36,
+          values: (_plot, splits) =>
+            splits.map((split) => (Math.abs(split) < 100_000 ? value(split) : COMPACT.format(split))),
+        },
       ],
       series: [
         {

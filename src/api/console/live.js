@@ -125,7 +125,7 @@ function show(sample) {
       ? `ms, p50 / p99 of ${sample.latency_jobs.toLocaleString('en')} jobs`
       : 'p50 / p99, no job lately',
   )
-  write('queue', queue ? (queue.waiting + queue.active + queue.delayed).toLocaleString('en') : '–')
+  write('queue', queue ? (queue.waiting + queue.active).toLocaleString('en') : '–')
   write(
     'queue-note',
     queue ? `jobs, ${queue.active} in hand${queue.failed ? `, ${queue.failed} failed` : ''}` : 'not known',
@@ -160,7 +160,7 @@ const numeric = (head) => [head, 'n']
 
 /** @param {Sample} sample */
 function row({ at, submitted_per_s, posted_per_s, rejected_per_s, latency_ms_p50, latency_ms_p99, queue }) {
-  const depth = queue ? String(queue.waiting + queue.active + queue.delayed) : '–'
+  const depth = queue ? String(queue.waiting + queue.active) : '–'
   const cells = [
     ...[submitted_per_s, posted_per_s, rejected_per_s].map(perSecond),
     ...[latency_ms_p50, latency_ms_p99].map(duration),
