@@ -77,7 +77,7 @@ for (const backend of backends) {
       t.is(head.headers.get('Content-Type'), get.headers.get('Content-Type'))
     }
     for (const [path, allow] of [
-      ['/transfers', 'POST'],
+      ['/transfers', 'GET, HEAD, POST'],
       [`/accounts/${id}`, 'GET, HEAD'],
     ] as const) {
       const { status, headers } = await http.call('OPTIONS', path)

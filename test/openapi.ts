@@ -8,6 +8,7 @@ import { Validator } from '@seriousme/openapi-schema-validator'
 import test from 'ava'
 import { createApp } from '../src/api/app.ts'
 import { createDecisions } from '../src/api/decision.ts'
+import { createLive } from '../src/api/live.ts'
 import { makeDocument } from '../src/api/openapi.ts'
 import { PROBLEMS } from '../src/api/problem.ts'
 import { createSubmissions } from '../src/api/submission.ts'
@@ -54,7 +55,8 @@ test('every route is in the document, and every operation of the document is a r
   const common = { queue, metrics: createApiMetrics(), tracing: undefined, log: captureLog([]) }
   const submissions = createSubmissions({ ...common, batchSize: 1, submissionLimit: 1, queueLimit: 1 })
   t.teardown(submissions.close)
-  const app = createApp({ ...common, pool, submissions, decisions: createDecisions(pool), workers: [] })
+  const live = createLive({ ...common, pool, databaseUrl: service.databaseUrl })
+  const app = createApp({ ...common, pool, submissions, decisions: createDecisions(pool), live, workers: [] })
   const router = app.middleware.map((layer) => (layer as { router?: Router }).router).find((found) => found)
   if (!router) throw new Error('no router')
   const known = () =>

@@ -1,17 +1,18 @@
 /*
  * Accounts over HTTP
  *
- * Open one, look at it, its balance now or at a past moment, its statement.
+ * Open one, look at it, its balance now, at a past moment or over time, its statement.
  */
 import type { Router } from '@koa/router'
 import type { DatabasePool } from 'slonik'
 import { z } from 'zod'
 import { createBatcher } from '../batch.ts'
-import { openAccount, readAccounts, readBalanceAt, readBalances } from '../db/account.ts'
+import { openAccount, readAccounts, readBalanceAt, readBalances, readHistory } from '../db/account.ts'
 import { LONG_TAIL } from '../db/closing.ts'
 import { readStatement, type StatementCursor, statementCursor } from '../db/transfer.ts'
 import { orderClosing, type TransferQueue } from '../queue.ts'
 import { accountRequest, drawId, fundingId, SERVICE_ACCOUNT, sameAmount, type Transfer } from '../transfer.ts'
+import { demand } from './access.ts'
 import type { Decisions } from './decision.ts'
 import { applied, readId, readQuery, readWait } from './header.ts'
 import type { Jobs } from './job.ts'
@@ -101,6 +102,17 @@ export function accountRoutes(router: Router, { pool, queue, submissions, decisi
     ctx.body = { account: id, balance, at }
   })
 
+  router.get('/accounts/:id/history', async (ctx) => {
+    demand(ctx, 'read')
+    const id = readId(ctx, 'account')
+    const query = readQuery(ctx, historyQuery)
+    const account = await accounts.push(id)
+    if (!account) throw unknown(id)
+    const { from = account.created_at, to = new Date().toISOString(), points } = query
+    if (Date.parse(from) > Date.parse(to)) throw new Problem('invalid-request', 'query/from: must be before `to`')
+    ctx.body = { account: id, points: await reach('database', readHistory(pool, { id, from, to, points })) }
+  })
+
   router.get('/accounts/:id/transfers', async (ctx) => {
     const id = readId(ctx, 'account')
     const { limit, cursor } = readQuery(ctx, statementQuery)
@@ -120,6 +132,16 @@ const pastMoment = z.iso
   .refine((at) => Date.parse(at) <= Date.now(), { error: 'a moment in the past' })
   .refine((at) => Date.parse(at) >= Date.parse('0001-01-01T00:00:00Z'), { error: 'a moment after the year 0' })
   .transform((at) => `${new Date(Date.parse(at)).toISOString().slice(0, 19)}${/\.\d+/.exec(at)?.[0] ?? ''}Z`)
+
+const POINTS = 'a whole number from 2 to 500'
+const pointCount = z
+  .string()
+  .regex(/^\d{1,3}$/, { error: POINTS })
+  .transform(Number)
+  .pipe(z.int().min(2, POINTS).max(500, POINTS))
+  .default(100)
+
+export const historyQuery = { from: pastMoment.optional(), to: pastMoment.optional(), points: pointCount }
 
 const pageLimit = z
   .string()

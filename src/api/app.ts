@@ -15,11 +15,13 @@ import type { Tracing } from '../trace.ts'
 import { authenticate } from './access.ts'
 import { accountRoutes } from './account.ts'
 import { readBody } from './body.ts'
+import { consoleRoutes } from './console.ts'
 import { dashboard } from './dashboard.ts'
 import type { Decisions } from './decision.ts'
 import { docsRoutes } from './docs.ts'
 import { healthRoutes } from './health.ts'
 import { createJobs, jobRoutes } from './job.ts'
+import { type Live, liveRoutes } from './live.ts'
 import { metricsRoutes, observe } from './metrics.ts'
 import { problems } from './problem.ts'
 import type { Submissions } from './submission.ts'
@@ -30,13 +32,14 @@ export function createApp(services: {
   queue: TransferQueue
   submissions: Submissions
   decisions: Decisions
+  live: Live
   metrics: ApiMetrics
   /** Where workers serve theirs. */
   workers: readonly string[]
   tracing: Tracing | undefined
   log: Logger
 }): Koa {
-  const { pool, queue, submissions, decisions, metrics, workers, tracing, log } = services
+  const { pool, queue, submissions, decisions, live, metrics, workers, tracing, log } = services
   const jobs = createJobs(queue)
 
   const router = new Router()
@@ -46,6 +49,8 @@ export function createApp(services: {
   healthRoutes(router, { pool, queue })
   docsRoutes(router)
   metricsRoutes(router, metrics, workers)
+  liveRoutes(router, { live })
+  consoleRoutes(router)
 
   const app = new Koa()
   app.use(observe(metrics, log))

@@ -3,7 +3,7 @@
  */
 import { once } from 'node:events'
 import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { refuseOtherCluster } from '../db/closing.ts'
@@ -17,6 +17,7 @@ import { readSettings, type Settings } from '../settings.ts'
 import { startTracing } from '../trace.ts'
 import { createApp } from './app.ts'
 import { createDecisions } from './decision.ts'
+import { createLive } from './live.ts'
 import { createSubmissions } from './submission.ts'
 
 /** Serves until stopped. @returns where, and how to stop: requests in hand are answered first. */
@@ -59,11 +60,13 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
     log,
   })
   const decisions = createDecisions(pool)
+  const live = createLive({ pool, databaseUrl: settings.DATABASE_URL, queue, metrics })
   const app = createApp({
     pool,
     queue,
     submissions,
     decisions,
+    live,
     metrics,
     workers: settings.WORKER_METRICS ?? [],
     tracing,
@@ -73,6 +76,11 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
     { requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 },
     app.callback(),
   )
+  const sockets = new Set<Socket>()
+  server.on('connection', (socket) => {
+    sockets.add(socket)
+    socket.once('close', () => sockets.delete(socket))
+  })
   server.listen(settings.PORT, settings.HOST)
   await once(server, 'listening')
   const { address, port, family } = server.address() as AddressInfo
@@ -88,8 +96,13 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
       })
       server.close()
       decisions.release()
+      live.release()
       // Node closes a connection that was busy just now only when told again.
-      const again = setInterval(() => server.closeIdleConnections(), 50)
+      const again = setInterval(() => {
+        server.closeIdleConnections()
+        // To Node, a connection on which nothing was ever asked is busy. Browsers open such in advance.
+        for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy()
+      }, 50)
       await once(server, 'close')
       clearInterval(again)
       submissions.close()

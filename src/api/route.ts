@@ -10,10 +10,10 @@
 import { z } from 'zod'
 import { accountRequest, batchRequest, idempotencyKey, transferRequest, uuid } from '../transfer.ts'
 import type { Scope } from './access.ts'
-import { balanceQuery, statementQuery } from './account.ts'
+import { balanceQuery, historyQuery, statementQuery } from './account.ts'
 import type { ProblemType } from './problem.ts'
 import * as schema from './schema.ts'
-import { transferQuery } from './transfer.ts'
+import { keyQuery, transferQuery } from './transfer.ts'
 
 export type Answer = {
   description: string
@@ -88,6 +88,21 @@ export const routes = {
     answers: { 202: { description: 'Stored in the queue, or decided before', body: schema.acceptedBatch } },
     problems: ['key-reused', 'unavailable', 'overloaded'],
   },
+  'GET /transfers': {
+    tag: 'Transfers',
+    summary: 'What became of the transfer with this source and key',
+    scope: 'read',
+    query: z.object(keyQuery),
+    headers: z.object({ Prefer: prefer }),
+    answers: {
+      200: {
+        description: 'Queued, posted or rejected',
+        body: schema.transferState,
+        headers: { 'Preference-Applied': applied },
+      },
+    },
+    problems: ['invalid-request', 'transfer-not-found', 'unavailable'],
+  },
   'GET /transfers/{id}': {
     tag: 'Transfers',
     summary: 'What became of a transfer',
@@ -139,6 +154,15 @@ export const routes = {
     answers: { 200: { description: 'The balance', body: schema.balance } },
     problems: ['invalid-request', 'account-not-found', 'unavailable'],
   },
+  'GET /accounts/{id}/history': {
+    tag: 'Accounts',
+    summary: 'Its balance at so many moments, evenly apart',
+    scope: 'read',
+    params: byId,
+    query: z.object(historyQuery),
+    answers: { 200: { description: 'The balances, oldest first', body: schema.history } },
+    problems: ['invalid-request', 'account-not-found', 'unavailable'],
+  },
   'GET /accounts/{id}/transfers': {
     tag: 'Accounts',
     summary: 'Its statement, newest first',
@@ -166,6 +190,39 @@ export const routes = {
     summary: 'Whether what it needs is there',
     answers: { 200: { description: 'It is', body: schema.ready } },
     problems: ['unavailable'],
+  },
+  'GET /metrics': {
+    tag: 'Operation',
+    summary: 'What Prometheus collects',
+    scope: 'read',
+    answers: { 200: { description: 'All metrics', body: text, type: 'text/plain' } },
+  },
+  'GET /live': {
+    tag: 'Operation',
+    summary: 'Rates, latency, queue and the sum of all balances, once a second',
+    scope: 'read',
+    answers: {
+      200: { description: 'Server-sent events, until either side ends', body: text, type: 'text/event-stream' },
+    },
+    problems: ['overloaded'],
+  },
+  'GET /': {
+    tag: 'Documentation',
+    summary: 'The console',
+    answers: {
+      200: { description: 'A page', body: text, type: 'text/html', headers: { ETag: etag } },
+      304: { description: 'As the client has it', headers: { ETag: etag } },
+    },
+  },
+  'GET /console/{name}': {
+    tag: 'Documentation',
+    summary: 'A module or style of the console',
+    params: z.object({ name: text }),
+    answers: {
+      200: { description: 'The file', body: text, type: '*/*', headers: { ETag: etag } },
+      304: { description: 'As the client has it', headers: { ETag: etag } },
+    },
+    problems: ['not-found'],
   },
   'GET /openapi.json': {
     tag: 'Documentation',

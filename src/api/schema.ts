@@ -98,6 +98,15 @@ export const statement = z
     ],
   })
 
+export const history = z
+  .object({
+    account: id,
+    points: z
+      .array(z.object({ at: moment, balance: decimal.nullable().describe('null while it was not open') }))
+      .max(500),
+  })
+  .meta({ id: 'History', examples: [{ account: SOURCE, points: [{ at: MOMENT, balance: '87.50' }] }] })
+
 const total = z.int().min(0)
 
 export const job = z

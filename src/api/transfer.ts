@@ -11,11 +11,13 @@ import {
   type Decision,
   differences,
   drawId,
+  idempotencyKey,
   type Transfer,
   transferId,
   transferRequest,
   uuid,
 } from '../transfer.ts'
+import { demand } from './access.ts'
 import type { Decisions } from './decision.ts'
 import { applied, readId, readKey, readQuery, readWait } from './header.ts'
 import type { Jobs } from './job.ts'
@@ -74,11 +76,22 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs, m
     ctx.body = { ids: transfers.map((transfer) => transfer.id), jobs: job === null ? [] : [job] }
   })
 
-  router.get('/transfers/:id', async (ctx) => {
-    const id = readId(ctx, 'transfer')
-    const { job: hint } = readQuery(ctx, transferQuery)
-    const wait = readWait(ctx)
+  router.get('/transfers', async (ctx) => {
+    demand(ctx, 'read')
+    const { source, key, job } = readQuery(ctx, keyQuery)
+    await tell(ctx, transferId(source, key), job)
+  })
 
+  router.get('/transfers/:id', async (ctx) => {
+    demand(ctx, 'read')
+    const id = readId(ctx, 'transfer')
+    const { job } = readQuery(ctx, transferQuery)
+    await tell(ctx, id, job)
+  })
+
+  /** What became of a transfer. @param hint the job that carries it, if the client knows. */
+  async function tell(ctx: Context, id: string, hint: string | undefined): Promise<void> {
+    const wait = readWait(ctx)
     const decision = await decisions.read(id)
     if (decision) {
       applied(ctx, wait)
@@ -97,8 +110,10 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs, m
     if (late) ctx.body = late
     else if (queued) ctx.body = { ...queued.transfer, status: 'queued', job: queued.job }
     if (late) applied(ctx, wait)
-  })
+  }
 }
+
+export const keyQuery = { source: uuid, key: idempotencyKey, job: uuid.optional() }
 
 /** The job that carries the transfer makes the look-up of a queued one quick. */
 export const transferQuery = { job: uuid.optional() }

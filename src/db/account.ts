@@ -49,3 +49,19 @@ export async function readBalanceAt(pool: DatabasePool, id: string, at: string):
   return await pool.oneFirst(sql.prepared('read_balance_at', z.object({ balance: z.string().nullable() }))`
     SELECT ledger.balance_at(${id}::uuid, ${at}::timestamptz) AS balance`)
 }
+
+const historyRow = z.object({ at: z.string(), balance: z.string().nullable() })
+
+/** The balance at moments evenly spaced from `from` to `to`, both included; null where the account was not open yet. */
+export async function readHistory(
+  pool: DatabasePool,
+  { id, from, to, points }: { id: string; from: string; to: string; points: number },
+): Promise<readonly z.infer<typeof historyRow>[]> {
+  return await pool.any(sql.prepared('read_history', historyRow)`
+    SELECT moment.at, ledger.balance_at(${id}::uuid, moment.at) AS balance
+    FROM generate_series(0, ${points}::integer - 1) AS n
+    CROSS JOIN LATERAL (
+      SELECT ${from}::timestamptz + (${to}::timestamptz - ${from}::timestamptz) * (n / (${points}::float8 - 1)) AS at
+    ) AS moment
+    ORDER BY n`)
+}
