@@ -42,7 +42,7 @@ const command = fc.oneof(
     }),
   },
   {
-    weight: 4,
+    weight: 7,
     arbitrary: fc.record({
       kind: fc.constant('replay'),
       api,

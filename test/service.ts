@@ -357,7 +357,7 @@ for (const backend of backends) {
       t.false(found.failed)
       await balanced(t, url)
       t.log(seen)
-      t.true(seen.posted > 40 && seen.rejected > 40 && seen.replayed > 5 && seen.reused > 5)
+      t.true(seen.posted > 20 && seen.rejected > 20 && seen.replayed > 0 && seen.reused > 0)
     },
   )
 }
