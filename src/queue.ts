@@ -40,8 +40,11 @@ export type TransferQueue = Queue<JobData, JobResult, JobName, JobData, JobResul
 export type TransferJob = Job<JobData, JobResult, JobName>
 export type TransferWorker = Worker<JobData, JobResult, JobName, IQueueBackend>
 
-/** The states of a job that will still be worked on. */
-export const LIVING = ['active', 'waiting', 'delayed', 'prioritized'] as const
+/**
+ * The states of a job that will still be worked on, in the order in which it goes through them: whoever reads them one
+ * after the other meets every job, also one that moves on meanwhile.
+ */
+export const LIVING = ['waiting', 'delayed', 'prioritized', 'active'] as const
 
 export function packTransfers(transfers: readonly Transfer[]): JobData {
   return { transfers: transfers.map(({ id, source, destination, amount }) => [id, source, destination, amount]) }

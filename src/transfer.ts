@@ -86,6 +86,13 @@ export const batchRequest = z.strictObject({
 
 export const accountRequest = z.strictObject({ id: uuid.optional(), balance: amount.optional() })
 
+/** In UTC from here on, because Postgres knows fewer offsets than RFC 3339, and no year 0. Fractions are kept. */
+export const pastMoment = z.iso
+  .datetime({ offset: true, error: 'an RFC 3339 moment such as 2026-01-31T12:00:00Z' })
+  .refine((at) => Date.parse(at) <= Date.now(), { error: 'a moment in the past' })
+  .refine((at) => Date.parse(at) >= Date.parse('0001-01-01T00:00:00Z'), { error: 'a moment after the year 0' })
+  .transform((at) => `${new Date(Date.parse(at)).toISOString().slice(0, 19)}${/\.\d+/.exec(at)?.[0] ?? ''}Z`)
+
 /**
  * The id of a request with an idempotency key: UUIDv5 (RFC 9562) of the key in the namespace of its source account. So
  * one key means one transfer for ever, and nobody can make two sources share an id.

@@ -125,3 +125,15 @@ export async function copyFunction(
   }
   await db.query(definition)
 }
+
+/** Amounts are counted in units of 0.00000001. */
+const UNIT = 100_000_000n
+
+export function units(amount: string): bigint
+export function units(amount: string | null | undefined): bigint | undefined
+export function units(amount: string | null | undefined): bigint | undefined {
+  if (amount === null || amount === undefined) return undefined
+  const [, sign, whole = '', fraction = ''] = /^(-?)(\d+)(?:\.(\d+))?$/.exec(amount) ?? []
+  const size = BigInt(whole) * UNIT + BigInt(fraction.padEnd(8, '0'))
+  return sign ? -size : size
+}

@@ -11,7 +11,7 @@ import anyTest, { type TestFn } from 'ava'
 import fc from 'fast-check'
 import type pg from 'pg'
 import { SERVICE_ACCOUNT, type Transfer, transferId } from '../src/transfer.ts'
-import { balanced, balances, chain, copyFunction, post } from './books.ts'
+import { balanced, balances, chain, copyFunction, post, units } from './books.ts'
 import { createDatabase, type Database, openAdmin, parameters, until } from './harness.ts'
 
 const test = anyTest as TestFn<{ database: Database; db: pg.Pool }>
@@ -29,9 +29,6 @@ test.after.always(async (t) => {
 
 type Decided = Transfer & { spent: bigint; reason: string | null }
 type Book = { overdraft: boolean; received: bigint; spent: bigint }
-
-/** Amounts are counted in units of 0.00000001. */
-const UNIT = 100_000_000n
 
 function createModel() {
   const open = new Map<string, Book>()
@@ -80,15 +77,6 @@ function createModel() {
     },
     chain: (id: string): Decided[] => chains.get(id) ?? [],
   }
-}
-
-function units(amount: string): bigint
-function units(amount: string | null | undefined): bigint | undefined
-function units(amount: string | null | undefined): bigint | undefined {
-  if (amount === null || amount === undefined) return undefined
-  const [, sign, whole = '', fraction = ''] = /^(-?)(\d+)(?:\.(\d+))?$/.exec(amount) ?? []
-  const size = BigInt(whole) * UNIT + BigInt(fraction.padEnd(8, '0'))
-  return sign ? -size : size
 }
 
 // Eight accounts: one pays with an overdraft, two are never opened, and low numbers are likelier, so that they are hot.

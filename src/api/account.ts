@@ -11,7 +11,15 @@ import { openAccount, readAccounts, readBalanceAt, readBalances, readHistory } f
 import { LONG_TAIL } from '../db/closing.ts'
 import { readStatement, type StatementCursor, statementCursor } from '../db/transfer.ts'
 import { orderClosing, type TransferQueue } from '../queue.ts'
-import { accountRequest, drawId, fundingId, SERVICE_ACCOUNT, sameAmount, type Transfer } from '../transfer.ts'
+import {
+  accountRequest,
+  drawId,
+  fundingId,
+  pastMoment,
+  SERVICE_ACCOUNT,
+  sameAmount,
+  type Transfer,
+} from '../transfer.ts'
 import { demand } from './access.ts'
 import type { Decisions } from './decision.ts'
 import { applied, readId, readQuery, readWait } from './header.ts'
@@ -125,13 +133,6 @@ export function accountRoutes(router: Router, { pool, queue, submissions, decisi
 function unknown(id: string, when = ''): Problem {
   return new Problem('account-not-found', `no account ${id} was open${when}`)
 }
-
-/** In UTC from here on, because Postgres knows fewer offsets than RFC 3339, and no year 0. Fractions are kept. */
-const pastMoment = z.iso
-  .datetime({ offset: true, error: 'an RFC 3339 moment such as 2026-01-31T12:00:00Z' })
-  .refine((at) => Date.parse(at) <= Date.now(), { error: 'a moment in the past' })
-  .refine((at) => Date.parse(at) >= Date.parse('0001-01-01T00:00:00Z'), { error: 'a moment after the year 0' })
-  .transform((at) => `${new Date(Date.parse(at)).toISOString().slice(0, 19)}${/\.\d+/.exec(at)?.[0] ?? ''}Z`)
 
 const POINTS = 'a whole number from 2 to 500'
 const pointCount = z

@@ -43,15 +43,18 @@ export function createJobs(queue: TransferQueue): Jobs {
   async function searchAll(ids: string[]): Promise<(Queued | null)[]> {
     const found = new Map<string, Queued>()
     const wanted = new Set(ids)
-    // Page by page, because a deep queue does not fit into memory; who searches one for too long is told 503.
-    for (let start = 0; found.size < wanted.size; start += SEARCH_PAGE) {
-      const page = await queue.getJobs([...LIVING], start, start + SEARCH_PAGE - 1)
-      if (page.length === 0) break
-      for (const job of page) {
-        // A job may end while the list is being read.
-        if (!job?.id) continue
-        for (const transfer of unpackTransfers(job.data)) {
-          if (wanted.has(transfer.id)) found.set(transfer.id, { transfer, job: job.id })
+    // Page by page, because a deep queue does not fit into memory; who searches one for too long is told 503. And state by
+    // state, in the order of LIVING: a job may be taken up while the pages before it are read.
+    for (const state of LIVING) {
+      for (let start = 0; found.size < wanted.size; start += SEARCH_PAGE) {
+        const page = await queue.getJobs([state], start, start + SEARCH_PAGE - 1)
+        if (page.length === 0) break
+        for (const job of page) {
+          // A job may end while the list is being read.
+          if (!job?.id) continue
+          for (const transfer of unpackTransfers(job.data)) {
+            if (wanted.has(transfer.id)) found.set(transfer.id, { transfer, job: job.id })
+          }
         }
       }
     }
