@@ -13,6 +13,7 @@ import { createLog } from '../log.ts'
 import { runUntilStopped } from '../process.ts'
 import { keepTidy, openQueue, scheduleSweep, warnOfLoss } from '../queue.ts'
 import { readSettings, type Settings } from '../settings.ts'
+import { createAccess } from './access.ts'
 import { createApp } from './app.ts'
 import { createDecisions } from './decision.ts'
 import { createSubmissions } from './submission.ts'
@@ -20,6 +21,7 @@ import { createSubmissions } from './submission.ts'
 /** Serves until stopped. @returns where, and how to stop: requests in hand are answered first. */
 export async function startApi(settings: Settings, log: Logger): Promise<{ url: string; stop: () => Promise<void> }> {
   if (!settings.DATABASE_URL) throw new Error('DATABASE_URL is not set (npm start brings its own database)')
+  const access = await createAccess(settings, log)
 
   const pool = await openPool({
     databaseUrl: settings.DATABASE_URL,
@@ -48,7 +50,7 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
     queueLimit: settings.QUEUE_LIMIT,
   })
   const decisions = createDecisions(pool)
-  const app = createApp({ pool, queue, submissions, decisions, log })
+  const app = createApp({ pool, queue, submissions, decisions, access, proxies: settings.TRUST_PROXY, log })
   const server = createServer(
     { requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 },
     app.callback(),
@@ -57,11 +59,13 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
   await once(server, 'listening')
   const { address, port, family } = server.address() as AddressInfo
   const url = `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`
+  process.on('SIGHUP', access.reload)
   log.info({ url }, 'listening')
 
   return {
     url,
     stop: async () => {
+      process.off('SIGHUP', access.reload)
       // What was accepted is answered, who waits is told what there is, and nobody is kept on an open connection.
       server.prependListener('request', (_request, response) => {
         response.shouldKeepAlive = false
