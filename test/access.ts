@@ -124,6 +124,12 @@ for (const backend of backends) {
     t.is((await http.get(`/transfers/${first}`, bearer('alice'))).status, 200)
     t.is((await http.get(`/transfers/${first}`, bearer('bob'))).status, 404)
     t.is((await http.get(`/transfers/${paid.body.id}`, bearer('bob'))).status, 200)
+    // The negative control: the same request at an API that asks nobody who they are gets in.
+    const unguarded = await startService({ backend, workers: 0, database: service.databaseUrl })
+    t.teardown(unguarded.stop)
+    for (const path of reads) {
+      t.is((await createClient(unguarded.url).get(`/accounts/${alices}${path}`, bearer('bob'))).status, 200)
+    }
     const { rows } = await service.pool.query('SELECT owner FROM ledger.account WHERE id = $1', [alices])
     t.is(rows[0].owner, 'alice')
     await t.throwsAsync(service.pool.query("UPDATE ledger.account SET owner = 'bob'"), { code: '23001' })
