@@ -9,6 +9,7 @@ RUN npm ci --omit=dev --omit=optional --ignore-scripts
 FROM node:24-bookworm-slim
 ENV NODE_ENV=production
 # Inside a container 127.0.0.1 is reached by nobody; what is published, and where, is for whoever runs it to say.
+# The API does not start on this address without AUTH_TOKENS_FILE or a key set.
 ENV HOST=0.0.0.0
 WORKDIR /app
 COPY --from=install /app/node_modules ./node_modules

@@ -76,6 +76,18 @@ const schema = z.object({
     .transform(Number)
     .default(1)
     .describe('the share of traces that traceidratio keeps'),
+  AUTH_TOKENS_FILE: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('JSON file of who may call (npm run token); SIGHUP rereads it'),
+  AUTH_JWKS_URL: url('https', 'http').describe('where the keys are that JWTs are signed with'),
+  AUTH_JWKS_FILE: z.string().min(1).optional().describe('the same keys in a file; SIGHUP rereads it'),
+  AUTH_ISSUER: z.string().min(1).optional().describe('issuer (iss) that a JWT must have'),
+  AUTH_AUDIENCE: z.string().min(1).optional().describe('audience (aud) that a JWT must have'),
+  REQUEST_LIMIT: count(1000, 1, 1_000_000).describe('requests per second of one caller to one API process'),
+  ATTEMPT_LIMIT: count(20, 1, 1_000_000).describe('failed attempts per minute from one client address'),
+  TRUST_PROXY: count(0, 0, 10).describe('proxies in front whose X-Forwarded-For is believed'),
 })
 
 export type Settings = z.infer<typeof schema>
@@ -88,7 +100,9 @@ export function readSettings(env: NodeJS.ProcessEnv = process.env): Settings {
   if (parsed.success) return parsed.data
   const lines = parsed.error.issues.map((issue) => {
     const name = String(issue.path[0])
-    return `  ${name}=${JSON.stringify(given[name])}: must be ${issue.message}`
+    // A URL may hold a password.
+    const value = name.endsWith('_URL') ? given[name]?.replace(/\/\/.*@/, '//…@') : given[name]
+    return `  ${name}=${JSON.stringify(value)}: must be ${issue.message}`
   })
   throw new Error(`wrong settings:\n${lines.join('\n')}`)
 }

@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto'
 import type { Router } from '@koa/router'
 import { Validator } from '@seriousme/openapi-schema-validator'
 import test from 'ava'
+import { createAccess } from '../src/api/access.ts'
 import { createApp } from '../src/api/app.ts'
 import { createDecisions } from '../src/api/decision.ts'
 import { createLive } from '../src/api/live.ts'
@@ -55,8 +56,18 @@ test('every route is in the document, and every operation of the document is a r
   const common = { queue, metrics: createApiMetrics(), tracing: undefined, log: captureLog([]) }
   const submissions = createSubmissions({ ...common, batchSize: 1, submissionLimit: 1, queueLimit: 1 })
   t.teardown(submissions.close)
+  const access = await createAccess(service.settings, captureLog([]))
   const live = createLive({ ...common, pool, databaseUrl: service.databaseUrl })
-  const app = createApp({ ...common, pool, submissions, decisions: createDecisions(pool), live, workers: [] })
+  const app = createApp({
+    ...common,
+    pool,
+    submissions,
+    decisions: createDecisions(pool),
+    live,
+    access,
+    proxies: 0,
+    workers: [],
+  })
   const router = app.middleware.map((layer) => (layer as { router?: Router }).router).find((found) => found)
   if (!router) throw new Error('no router')
   const known = () =>

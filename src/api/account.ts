@@ -20,10 +20,11 @@ import {
   sameAmount,
   type Transfer,
 } from '../transfer.ts'
-import { demand } from './access.ts'
+import { type Caller, demand } from './access.ts'
 import type { Decisions } from './decision.ts'
 import { applied, readId, readQuery, readWait } from './header.ts'
 import type { Jobs } from './job.ts'
+import type { Owners } from './owner.ts'
 import { Problem, parse, reach } from './problem.ts'
 import type { Submissions } from './submission.ts'
 
@@ -35,16 +36,23 @@ export type AccountServices = {
   submissions: Submissions
   decisions: Decisions
   jobs: Jobs
+  owners: Owners
 }
 
-export function accountRoutes(router: Router, { pool, queue, submissions, decisions, jobs }: AccountServices): void {
+export function accountRoutes(
+  router: Router,
+  { pool, queue, submissions, decisions, jobs, owners }: AccountServices,
+): void {
   const accounts = createBatcher({ run: (ids: string[]) => reach('database', readAccounts(pool, ids)), size: 1000 })
   const balances = createBatcher({ run: (ids: string[]) => reach('database', readBalances(pool, ids)), size: 1000 })
 
   router.post('/accounts', async (ctx) => {
+    const caller = demand(ctx, 'accounts:write')
     const wait = readWait(ctx)
     const { id = drawId(), balance } = parse(accountRequest, ctx.request.body)
-    const created_at = await open(id, balance ?? null)
+    // Money out of the service account is new money.
+    if (balance !== undefined) demand(ctx, 'operate')
+    const created_at = await open(id, balance ?? null, caller)
     ctx.status = 201
     ctx.set('Location', `/accounts/${id}`)
     if (balance === undefined) {
@@ -60,14 +68,15 @@ export function accountRoutes(router: Router, { pool, queue, submissions, decisi
 
   /**
    * An outage between the opening of an account and the queueing of its funding must not leave it poor for ever: the
-   * same request again takes up where the first one broke off. Any other request for an open account is refused.
+   * same request of the same caller takes up where the first one broke off. Any other request for an open account is refused.
    */
-  async function open(id: string, opening: string | null): Promise<string> {
-    const created_at = await reach('database', openAccount(pool, id, opening))
+  async function open(id: string, opening: string | null, caller: Caller): Promise<string> {
+    const created_at = await reach('database', openAccount(pool, id, opening, caller.name))
     if (created_at !== null) return created_at
     const account = await accounts.push(id)
     const unfinished =
       account !== null &&
+      account.owner === caller.name &&
       account.opening !== null &&
       opening !== null &&
       sameAmount(account.opening, opening) &&
@@ -88,7 +97,9 @@ export function accountRoutes(router: Router, { pool, queue, submissions, decisi
   }
 
   router.get('/accounts/:id', async (ctx) => {
+    const caller = demand(ctx, 'read')
     const id = readId(ctx, 'account')
+    await owners.demand(caller, id)
     const account = await accounts.push(id)
     if (!account) throw unknown(id)
     const { overdraft, created_at } = account
@@ -96,7 +107,9 @@ export function accountRoutes(router: Router, { pool, queue, submissions, decisi
   })
 
   router.get('/accounts/:id/balance', async (ctx) => {
+    const caller = demand(ctx, 'read')
     const id = readId(ctx, 'account')
+    await owners.demand(caller, id)
     const { at } = readQuery(ctx, balanceQuery)
     if (at === undefined) {
       const found = await balances.push(id)
@@ -111,8 +124,9 @@ export function accountRoutes(router: Router, { pool, queue, submissions, decisi
   })
 
   router.get('/accounts/:id/history', async (ctx) => {
-    demand(ctx, 'read')
+    const caller = demand(ctx, 'read')
     const id = readId(ctx, 'account')
+    await owners.demand(caller, id)
     const query = readQuery(ctx, historyQuery)
     const account = await accounts.push(id)
     if (!account) throw unknown(id)
@@ -122,7 +136,9 @@ export function accountRoutes(router: Router, { pool, queue, submissions, decisi
   })
 
   router.get('/accounts/:id/transfers', async (ctx) => {
+    const caller = demand(ctx, 'read')
     const id = readId(ctx, 'account')
+    await owners.demand(caller, id)
     const { limit, cursor } = readQuery(ctx, statementQuery)
     if (!(await accounts.push(id))) throw unknown(id)
     const { lines, next } = await reach('database', readStatement(pool, id, limit, cursor))

@@ -12,7 +12,7 @@ import type { DatabasePool } from 'slonik'
 import type { ApiMetrics } from '../metrics.ts'
 import type { TransferQueue } from '../queue.ts'
 import type { Tracing } from '../trace.ts'
-import { authenticate } from './access.ts'
+import type { Access } from './access.ts'
 import { accountRoutes } from './account.ts'
 import { readBody } from './body.ts'
 import { consoleRoutes } from './console.ts'
@@ -23,7 +23,9 @@ import { healthRoutes } from './health.ts'
 import { createJobs, jobRoutes } from './job.ts'
 import { type Live, liveRoutes } from './live.ts'
 import { metricsRoutes, observe } from './metrics.ts'
+import { createOwners } from './owner.ts'
 import { problems } from './problem.ts'
+import { security } from './security.ts'
 import type { Submissions } from './submission.ts'
 import { transferRoutes } from './transfer.ts'
 
@@ -33,18 +35,22 @@ export function createApp(services: {
   submissions: Submissions
   decisions: Decisions
   live: Live
+  access: Access
+  /** Proxies in front whose X-Forwarded-For is believed. */
+  proxies: number
   metrics: ApiMetrics
   /** Where workers serve theirs. */
   workers: readonly string[]
   tracing: Tracing | undefined
   log: Logger
 }): Koa {
-  const { pool, queue, submissions, decisions, live, metrics, workers, tracing, log } = services
+  const { pool, queue, submissions, decisions, live, access, proxies, metrics, workers, tracing, log } = services
   const jobs = createJobs(queue)
+  const owners = createOwners(pool)
 
   const router = new Router()
-  transferRoutes(router, { submissions, decisions, jobs, metrics })
-  accountRoutes(router, { pool, queue, submissions, decisions, jobs })
+  transferRoutes(router, { submissions, decisions, jobs, owners, metrics })
+  accountRoutes(router, { pool, queue, submissions, decisions, jobs, owners })
   jobRoutes(router, { queue })
   healthRoutes(router, { pool, queue })
   docsRoutes(router)
@@ -52,11 +58,12 @@ export function createApp(services: {
   liveRoutes(router, { live })
   consoleRoutes(router)
 
-  const app = new Koa()
+  const app = new Koa({ proxy: proxies > 0, maxIpsCount: proxies })
   app.use(observe(metrics, log))
   if (tracing) app.use(tracing.serve)
+  app.use(security())
   app.use(problems(log))
-  app.use(authenticate())
+  app.use(access.authenticate)
   app.use(dashboard(queue))
   app.use(readBody())
   app.use(router.routes())

@@ -13,6 +13,7 @@ import send from 'koa-send'
 import { makeDocument } from './openapi.ts'
 import { PROBLEMS, Problem } from './problem.ts'
 import { EXPLAINED, PROBLEM_TYPES } from './schema.ts'
+import { contentSecurityPolicy } from './security.ts'
 
 const SWAGGER_UI = packageRoot('swagger-ui-dist')
 const REDOC = `${packageRoot('redoc')}/bundles`
@@ -34,6 +35,13 @@ const SCRIPTS = new Map([
   ],
   ['redoc-start.js', `Redoc.init('/openapi.json', { disableTelemetry: true }, document.getElementById('page'))`],
 ])
+
+/** Both write styles into the page; ReDoc searches in a worker. */
+const POLICY = contentSecurityPolicy({
+  styleSrc: ["'self'", "'unsafe-inline'"],
+  imgSrc: ["'self'", 'data:'],
+  workerSrc: ["'self'", 'blob:'],
+})
 
 function page(title: string, scripts: string[], styles: string[] = []): string {
   return `<!doctype html>
@@ -67,8 +75,15 @@ export function docsRoutes(router: Router): void {
     else respond(ctx, 'application/json', text)
   })
 
-  router.get('/docs', (ctx) => respond(ctx, 'text/html', SWAGGER_PAGE))
-  router.get('/redoc', (ctx) => respond(ctx, 'text/html', REDOC_PAGE))
+  for (const [path, shown] of [
+    ['/docs', SWAGGER_PAGE],
+    ['/redoc', REDOC_PAGE],
+  ] as const) {
+    router.get(path, (ctx) => {
+      ctx.set('Content-Security-Policy', POLICY)
+      respond(ctx, 'text/html', shown)
+    })
+  }
 
   router.get('/docs/:file', async (ctx) => {
     const file = ctx.params.file ?? ''

@@ -5,6 +5,7 @@ import type { Router } from '@koa/router'
 import { createBatcher } from '../batch.ts'
 import { LIVING, type TransferJob, type TransferQueue, unpackTransfers } from '../queue.ts'
 import type { Transfer } from '../transfer.ts'
+import { demand } from './access.ts'
 import { readId } from './header.ts'
 import { Problem, reach } from './problem.ts'
 
@@ -65,7 +66,9 @@ export function createJobs(queue: TransferQueue): Jobs {
 }
 
 export function jobRoutes(router: Router, { queue }: { queue: TransferQueue }): void {
+  // Counts only, of whoever's transfers went into the job together: enough for anyone who may read and knows its id.
   router.get('/jobs/:id', async (ctx) => {
+    const caller = demand(ctx, 'read')
     const id = readId(ctx, 'job')
     // In this order: a job that ends in between is then shown as active with its results, not as completed without.
     const state = await reach('queue', queue.getJobState(id))
@@ -76,7 +79,9 @@ export function jobRoutes(router: Router, { queue }: { queue: TransferQueue }): 
         'finished jobs are kept for a short while only; what became of their transfers is in the ledger',
       )
     }
-    ctx.body = describe(id, job, String(state))
+    const description = describe(id, job, String(state))
+    // What the database said of a transfer, which may be another's.
+    ctx.body = caller.scopes.has('operate') ? description : { ...description, failure: null }
   })
 }
 

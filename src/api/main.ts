@@ -15,6 +15,7 @@ import { runUntilStopped } from '../process.ts'
 import { keepTidy, openQueue, scheduleSweep, warnOfLoss } from '../queue.ts'
 import { readSettings, type Settings } from '../settings.ts'
 import { startTracing } from '../trace.ts'
+import { createAccess } from './access.ts'
 import { createApp } from './app.ts'
 import { createDecisions } from './decision.ts'
 import { createLive } from './live.ts'
@@ -23,6 +24,7 @@ import { createSubmissions } from './submission.ts'
 /** Serves until stopped. @returns where, and how to stop: requests in hand are answered first. */
 export async function startApi(settings: Settings, log: Logger): Promise<{ url: string; stop: () => Promise<void> }> {
   if (!settings.DATABASE_URL) throw new Error('DATABASE_URL is not set (npm start brings its own database)')
+  const access = await createAccess(settings, log)
 
   const tracing = await startTracing(settings, 'api')
   const pool = await openPool({
@@ -67,6 +69,8 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
     submissions,
     decisions,
     live,
+    access,
+    proxies: settings.TRUST_PROXY,
     metrics,
     workers: settings.WORKER_METRICS ?? [],
     tracing,
@@ -85,11 +89,13 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
   await once(server, 'listening')
   const { address, port, family } = server.address() as AddressInfo
   const url = `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`
+  process.on('SIGHUP', access.reload)
   log.info({ url }, 'listening')
 
   return {
     url,
     stop: async () => {
+      process.off('SIGHUP', access.reload)
       // What was accepted is answered, who waits is told what there is, and nobody is kept on an open connection.
       server.prependListener('request', (_request, response) => {
         response.shouldKeepAlive = false

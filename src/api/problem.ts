@@ -128,6 +128,12 @@ export function problems(log: Logger): Middleware {
           problem.message,
         )
       if (status === 503) ctx.set('Retry-After', '1')
+      // A browser asks its user for a password when told Basic; a program shall not be told to.
+      if (status === 401)
+        ctx.set('WWW-Authenticate', [
+          'Bearer realm="transfer"',
+          ...(/text\/html/.test(ctx.get('Accept')) ? ['Basic realm="transfer", charset="UTF-8"'] : []),
+        ])
       ctx.status = status
       ctx.body = {
         type: `/problems/${problem.type}`,

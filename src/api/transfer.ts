@@ -17,20 +17,33 @@ import {
   transferRequest,
   uuid,
 } from '../transfer.ts'
-import { demand } from './access.ts'
+import { type Caller, demand } from './access.ts'
 import type { Decisions } from './decision.ts'
 import { applied, readId, readKey, readQuery, readWait } from './header.ts'
 import type { Jobs } from './job.ts'
+import type { Owners } from './owner.ts'
 import { Problem, parse } from './problem.ts'
 import type { Submissions } from './submission.ts'
 
-export type TransferServices = { submissions: Submissions; decisions: Decisions; jobs: Jobs; metrics: ApiMetrics }
+export type TransferServices = {
+  submissions: Submissions
+  decisions: Decisions
+  jobs: Jobs
+  owners: Owners
+  metrics: ApiMetrics
+}
 
-export function transferRoutes(router: Router, { submissions, decisions, jobs, metrics }: TransferServices): void {
+export function transferRoutes(
+  router: Router,
+  { submissions, decisions, jobs, owners, metrics }: TransferServices,
+): void {
   router.post('/transfers', async (ctx) => {
+    const caller = demand(ctx, 'transfers:write')
     const key = readKey(ctx)
     const wait = readWait(ctx)
     const asked = parse(transferRequest, ctx.request.body)
+    // Before the key is looked at: what others decided under theirs is not to be learned.
+    if (!caller.scopes.has('operate')) await owners.demand(caller, asked.source)
     const transfer: Transfer = { id: key === undefined ? drawId() : transferId(asked.source, key), ...asked }
 
     if (key !== undefined) {
@@ -53,7 +66,17 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs, m
   })
 
   router.post('/transfers/batch', async (ctx) => {
+    const caller = demand(ctx, 'transfers:write')
     const { transfers: items } = parse(batchRequest, ctx.request.body)
+    if (!caller.scopes.has('operate')) {
+      const allowed = await Promise.all(items.map(({ source }) => owners.allow(caller, source)))
+      const errors = items.flatMap(({ source }, position) =>
+        allowed[position]
+          ? []
+          : [{ pointer: `/transfers/${position}/source`, detail: `account ${source} is not the caller's` }],
+      )
+      if (errors[0]) throw new Problem('forbidden', `${errors[0].pointer}: ${errors[0].detail}`, { errors })
+    }
     const transfers = items.map(({ key, ...asked }) => ({
       id: key === undefined ? drawId() : transferId(asked.source, key),
       ...asked,
@@ -77,30 +100,37 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs, m
   })
 
   router.get('/transfers', async (ctx) => {
-    demand(ctx, 'read')
+    const caller = demand(ctx, 'read')
     const { source, key, job } = readQuery(ctx, keyQuery)
-    await tell(ctx, transferId(source, key), job)
+    await tell(ctx, caller, transferId(source, key), job)
   })
 
   router.get('/transfers/:id', async (ctx) => {
-    demand(ctx, 'read')
+    const caller = demand(ctx, 'read')
     const id = readId(ctx, 'transfer')
     const { job } = readQuery(ctx, transferQuery)
-    await tell(ctx, id, job)
+    await tell(ctx, caller, id, job)
   })
 
   /** What became of a transfer. @param hint the job that carries it, if the client knows. */
-  async function tell(ctx: Context, id: string, hint: string | undefined): Promise<void> {
+  async function tell(ctx: Context, caller: Caller, id: string, hint: string | undefined): Promise<void> {
     const wait = readWait(ctx)
+
+    // Another's transfer is answered like one that is not there.
+    const mine = async ({ source, destination }: Transfer) =>
+      (await owners.allow(caller, source)) || (await owners.allow(caller, destination))
+
     const decision = await decisions.read(id)
-    if (decision) {
+    if (decision && (await mine(decision))) {
       applied(ctx, wait)
       ctx.body = decision
       return
     }
-    const queued = await jobs.find(id, hint)
+    const found = decision ? null : await jobs.find(id, hint)
+    const queued = found && (await mine(found.transfer)) ? found : null
     // Between the two looks the job may have ended: then the decision is there by now.
-    const late = queued && wait > 0 ? await decisions.wait(id, wait) : queued ? null : await decisions.read(id)
+    const last = queued && wait > 0 ? await decisions.wait(id, wait) : queued ? null : await decisions.read(id)
+    const late = last && (await mine(last)) ? last : null
     if (!queued && !late) {
       throw new Problem(
         'transfer-not-found',

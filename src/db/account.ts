@@ -8,15 +8,26 @@ const accountRow = z.object({
   id: z.string(),
   overdraft: z.boolean(),
   opening: z.string().nullable(),
+  owner: z.string().nullable(),
   created_at: z.string(),
 })
 
 export type Account = z.infer<typeof accountRow>
 
-/** Opens an account. @returns when it was opened; null if it existed before: that one stays as it is. */
-export async function openAccount(pool: DatabasePool, id: string, opening: string | null): Promise<string | null> {
+/**
+ * Opens an account.
+ *
+ * @param owner the caller's name; null for nobody's.
+ * @returns when it was opened; null if it existed before: that one stays as it is.
+ */
+export async function openAccount(
+  pool: DatabasePool,
+  id: string,
+  opening: string | null,
+  owner: string | null,
+): Promise<string | null> {
   return await pool.oneFirst(sql.prepared('open_account', z.object({ created_at: z.string().nullable() }))`
-    SELECT ledger.open_account(${id}::uuid, ${opening}::numeric) AS created_at`)
+    SELECT ledger.open_account(${id}::uuid, ${opening}::numeric, owner => ${owner}::text) AS created_at`)
 }
 
 /** These accounts, in their order; null where none was opened. */
@@ -25,7 +36,7 @@ export async function readAccounts(pool: DatabasePool, ids: readonly string[]): 
     SELECT known.*
     FROM unnest(${sql.array(ids, 'uuid')}) AS asked (id)
     CROSS JOIN LATERAL (
-      SELECT id, overdraft, opening, created_at FROM ledger.account WHERE account.id = asked.id LIMIT 1
+      SELECT id, overdraft, opening, owner, created_at FROM ledger.account WHERE account.id = asked.id LIMIT 1
     ) AS known`)
   const found = new Map(rows.map((row) => [row.id, row]))
   return ids.map((id) => found.get(id) ?? null)
