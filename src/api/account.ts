@@ -6,14 +6,15 @@
 import type { Router } from '@koa/router'
 import type { DatabasePool } from 'slonik'
 import { z } from 'zod'
-import { createBatcher } from '../batch.ts'
+import { createBatcher, READ_LIMIT } from '../batch.ts'
 import { openAccount, readAccounts, readBalanceAt, readBalances } from '../db/account.ts'
 import { LONG_TAIL } from '../db/closing.ts'
 import { readStatement, type StatementCursor, statementCursor } from '../db/transfer.ts'
 import { orderClosing, type TransferQueue } from '../queue.ts'
 import { accountRequest, drawId, fundingId, SERVICE_ACCOUNT, sameAmount, type Transfer } from '../transfer.ts'
+import { readBody } from './body.ts'
 import type { Decisions } from './decision.ts'
-import { applied, readId, readQuery, readWait } from './header.ts'
+import { applied, readId, readQuery, readWait, refuseQuery } from './header.ts'
 import type { Jobs } from './job.ts'
 import { Problem, parse, reach } from './problem.ts'
 import type { Submissions } from './submission.ts'
@@ -29,12 +30,21 @@ export type AccountServices = {
 }
 
 export function accountRoutes(router: Router, { pool, queue, submissions, decisions, jobs }: AccountServices): void {
-  const accounts = createBatcher({ run: (ids: string[]) => reach('database', readAccounts(pool, ids)), size: 1000 })
-  const balances = createBatcher({ run: (ids: string[]) => reach('database', readBalances(pool, ids)), size: 1000 })
+  const accounts = createBatcher({
+    run: (ids: string[]) => reach('database', readAccounts(pool, ids)),
+    size: 1000,
+    limit: READ_LIMIT,
+  })
+  const balances = createBatcher({
+    run: (ids: string[]) => reach('database', readBalances(pool, ids)),
+    size: 1000,
+    limit: READ_LIMIT,
+  })
 
   router.post('/accounts', async (ctx) => {
+    refuseQuery(ctx)
     const wait = readWait(ctx)
-    const { id = drawId(), balance } = parse(accountRequest, ctx.request.body)
+    const { id = drawId(), balance } = parse(accountRequest, await readBody(ctx))
     const created_at = await open(id, balance ?? null)
     ctx.status = 201
     ctx.set('Location', `/accounts/${id}`)
@@ -79,6 +89,7 @@ export function accountRoutes(router: Router, { pool, queue, submissions, decisi
   }
 
   router.get('/accounts/:id', async (ctx) => {
+    refuseQuery(ctx)
     const id = readId(ctx, 'account')
     const account = await accounts.push(id)
     if (!account) throw unknown(id)

@@ -12,7 +12,6 @@ import type { DatabasePool } from 'slonik'
 import type { TransferQueue } from '../queue.ts'
 import { authenticate } from './access.ts'
 import { accountRoutes } from './account.ts'
-import { readBody } from './body.ts'
 import type { Decisions } from './decision.ts'
 import { healthRoutes } from './health.ts'
 import { createJobs, jobRoutes } from './job.ts'
@@ -39,7 +38,6 @@ export function createApp(services: {
   const app = new Koa()
   app.use(problems(log))
   app.use(authenticate())
-  app.use(readBody())
   app.use(router.routes())
   app.use(router.allowedMethods())
   return app

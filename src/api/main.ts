@@ -2,7 +2,6 @@
  * The API process
  */
 import { once } from 'node:events'
-import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -15,6 +14,7 @@ import { keepTidy, openQueue, scheduleSweep, warnOfLoss } from '../queue.ts'
 import { readSettings, type Settings } from '../settings.ts'
 import { createApp } from './app.ts'
 import { createDecisions } from './decision.ts'
+import { createHttpServer } from './server.ts'
 import { createSubmissions } from './submission.ts'
 
 /** Serves until stopped. @returns where, and how to stop: requests in hand are answered first. */
@@ -49,10 +49,7 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
   })
   const decisions = createDecisions(pool)
   const app = createApp({ pool, queue, submissions, decisions, log })
-  const server = createServer(
-    { requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 },
-    app.callback(),
-  )
+  const server = createHttpServer(app.callback(), settings.CONNECTION_LIMIT, log)
   server.listen(settings.PORT, settings.HOST)
   await once(server, 'listening')
   const { address, port, family } = server.address() as AddressInfo

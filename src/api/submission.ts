@@ -13,6 +13,8 @@ import { drawId, type Transfer } from '../transfer.ts'
 import { Problem, reach } from './problem.ts'
 
 export type Submissions = {
+  /** Says at once, before a body is read, that it would be in vain. @throws Problem overloaded. */
+  admit(): void
   /**
    * Puts transfers into the queue, all or none of them.
    *
@@ -27,7 +29,8 @@ export type Submissions = {
 /**
  * @param options.batchSize transfers per job, unless one request brings more.
  * @param options.submissionLimit transfers kept in memory.
- * @param options.queueLimit jobs in the queue.
+ * @param options.queueLimit transfers in the queue, about: the store counts jobs, which are taken to hold as many as
+ *   this process' own of late.
  */
 export function createSubmissions(options: {
   queue: TransferQueue
@@ -36,32 +39,37 @@ export function createSubmissions(options: {
   queueLimit: number
 }): Submissions {
   const { queue, batchSize, submissionLimit, queueLimit } = options
-  const batcher = createBatcher({ run: flush, size: batchSize, weigh: (group: Transfer[]) => group.length })
-  let depth = 0
+  const weigh = (group: Transfer[]) => group.length
+  const batcher = createBatcher({ run: flush, size: batchSize, limit: submissionLimit, weigh })
+  let jobs = 0
+  let transfersPerJob = 1
 
   const watch = setInterval(async () => {
     const counts = await queue.getJobCounts('waiting', 'delayed').catch(() => ({}))
-    depth = Object.values(counts).reduce((sum, count) => sum + count, 0)
+    jobs = Object.values(counts).reduce((sum, count) => sum + count, 0)
   }, DEPTH_INTERVAL_MS)
 
-  async function submit(transfers: Transfer[]): Promise<string> {
-    if (batcher.waiting() + transfers.length > submissionLimit || depth > queueLimit) {
-      throw new Problem(
-        'overloaded',
-        'more transfers are waiting than can be taken on. Repeat the request a little later',
-      )
+  function admit(): void {
+    if (batcher.waiting() >= submissionLimit || jobs * transfersPerJob > queueLimit) {
+      throw new Problem('overloaded', 'more transfers are waiting than can be taken on: repeat the request later')
     }
+  }
+
+  async function submit(transfers: Transfer[]): Promise<string> {
+    admit()
     return await batcher.push(transfers)
   }
 
   async function flush(groups: Transfer[][]): Promise<string[]> {
     // An id of our own, so that an add which times out here and is carried out later cannot make a second job.
     const jobId = drawId()
-    await reach('queue', queue.add('post', packTransfers(groups.flat()), { jobId }))
+    const transfers = groups.flat()
+    transfersPerJob += (transfers.length - transfersPerJob) / 50
+    await reach('queue', queue.add('post', packTransfers(transfers), { jobId }))
     return groups.map(() => jobId)
   }
 
-  return { submit, close: () => clearInterval(watch) }
+  return { admit, submit, close: () => clearInterval(watch) }
 }
 
 const DEPTH_INTERVAL_MS = 500

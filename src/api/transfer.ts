@@ -15,8 +15,9 @@ import {
   transferRequest,
   uuid,
 } from '../transfer.ts'
+import { readBody } from './body.ts'
 import type { Decisions } from './decision.ts'
-import { applied, readId, readKey, readQuery, readWait } from './header.ts'
+import { applied, readId, readKey, readQuery, readWait, refuseQuery } from './header.ts'
 import type { Jobs } from './job.ts'
 import { Problem, parse } from './problem.ts'
 import type { Submissions } from './submission.ts'
@@ -25,9 +26,11 @@ export type TransferServices = { submissions: Submissions; decisions: Decisions;
 
 export function transferRoutes(router: Router, { submissions, decisions, jobs }: TransferServices): void {
   router.post('/transfers', async (ctx) => {
+    refuseQuery(ctx)
     const key = readKey(ctx)
     const wait = readWait(ctx)
-    const asked = parse(transferRequest, ctx.request.body)
+    submissions.admit()
+    const asked = parse(transferRequest, await readBody(ctx))
     const transfer: Transfer = { id: key === undefined ? drawId() : transferId(asked.source, key), ...asked }
 
     if (key !== undefined) {
@@ -49,7 +52,9 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs }:
   })
 
   router.post('/transfers/batch', async (ctx) => {
-    const { transfers: items } = parse(batchRequest, ctx.request.body)
+    refuseQuery(ctx)
+    submissions.admit()
+    const { transfers: items } = parse(batchRequest, await readBody(ctx))
     const transfers = items.map(({ key, ...asked }) => ({
       id: key === undefined ? drawId() : transferId(asked.source, key),
       ...asked,
@@ -69,6 +74,12 @@ export function transferRoutes(router: Router, { submissions, decisions, jobs }:
     const job = open.length > 0 ? await submissions.submit(open) : null
     ctx.status = 202
     ctx.body = { ids: transfers.map((transfer) => transfer.id), jobs: job === null ? [] : [job] }
+  })
+
+  // Or it would be taken for the id of a transfer.
+  router.all('/transfers/batch', (ctx) => {
+    ctx.set('Allow', 'POST')
+    ctx.status = ctx.method === 'OPTIONS' ? 200 : 405
   })
 
   router.get('/transfers/:id', async (ctx) => {
