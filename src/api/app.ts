@@ -36,6 +36,8 @@ export function createApp(services: {
   healthRoutes(router, { pool, queue })
 
   const app = new Koa()
+  // A connection that broke under an answer. All else has been through `problems`; without this, koa prints it.
+  app.on('error', (error) => log.debug({ cause: String(error) }, 'connection broke'))
   app.use(problems(log))
   app.use(authenticate())
   app.use(router.routes())

@@ -88,7 +88,7 @@ function turnAway(response: ServerResponse): void {
 function refuse(error: NodeJS.ErrnoException, socket: Duplex, log: Logger): void {
   const current = responseUnderWay(socket)
   if (!socket.writable || error.code === 'ECONNRESET' || error.code === 'EPIPE' || current?.headersSent) {
-    socket.destroy(error)
+    socket.destroy()
   } else if (current?.req.complete) {
     // Something else came after a whole request: that one may be carried out by now, and gets its own answer.
     current.shouldKeepAlive = false
