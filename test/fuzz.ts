@@ -3,7 +3,7 @@
  * of its connection; no answer is a 5xx, none is without words; nothing is logged as an error; nothing is in the ledger
  * or the queue but what was accepted; and the process holds no more memory afterwards than before.
  *
- * `npm run fuzz` sends 10,000, FUZZ_REQUESTS=100000 as many as that; SEED=… repeats a run.
+ * `npm run fuzz` sends 100,000, FUZZ_REQUESTS=… as many as that; SEED=… repeats a run.
  */
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
@@ -20,7 +20,7 @@ import { createClient } from './client.ts'
 import { backends, captureLog, type LogLine, seed, startService, until } from './harness.ts'
 import { exchange, nonsense, type Received, type Sent } from './nonsense.ts'
 
-const REQUESTS = Number(process.env.FUZZ_REQUESTS ?? 3000)
+const REQUESTS = Number(process.env.FUZZ_REQUESTS ?? 10_000)
 /** Sent at a time, each on a connection of its own. */
 const TOGETHER = 50
 /** Generous: the machine is busy with other tests. What hangs, hangs for longer. */
