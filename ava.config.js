@@ -18,6 +18,7 @@ export default {
       'serial',
       'script',
       'chromium',
+      'nonsense',
     ].map((name) => `!test/${name}.ts`),
   ],
   // Three files at a time: most of a test's time is waiting, and all share the 100 connections of one Postgres.

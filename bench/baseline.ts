@@ -89,13 +89,12 @@ async function serve(): Promise<void> {
   const work = name === 'nothing' ? async () => ({ status: 202 }) : doing(BASELINES[name as BaselineName])
   const router = new Router()
   router.post('/transfers', async (ctx) => {
-    const transfer = { id: randomUUID(), ...parse(transferRequest, ctx.request.body) }
+    const transfer = { id: randomUUID(), ...parse(transferRequest, await readBody(ctx)) }
     const { status, ...rest } = await work(transfer).catch(() => ({ status: 500 }))
     ctx.status = status
     ctx.body = { ...transfer, ...rest }
   })
   const app = new Koa()
-  app.use(readBody())
   app.use(router.routes())
   const server = createServer(app.callback()).listen(0, '127.0.0.1')
   await once(server, 'listening')

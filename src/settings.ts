@@ -55,7 +55,8 @@ const schema = z.object({
   POSTING_CONCURRENCY: count(2, 1, 16).describe('calls of the database that one worker has under way at once'),
   WORKER_JOBS: count(32, 1, 1000).describe('jobs that one worker has in hand at once'),
   SUBMISSION_LIMIT: count(20_000, 1, 1_000_000).describe('submissions one API keeps in memory before it answers 503'),
-  QUEUE_LIMIT: count(20_000, 1, 10_000_000).describe('jobs in the queue before the API answers 503'),
+  QUEUE_LIMIT: count(500_000, 1, 100_000_000).describe('transfers in the queue, about, before the API answers 503'),
+  CONNECTION_LIMIT: count(10_000, 1, 1_000_000).describe('connections one API keeps open; any more are closed at once'),
   WORKER_HOST: z.string().min(1).default('127.0.0.1').describe('address a worker serves /metrics and /health on'),
   WORKER_PORT: whole(0, 65_535).optional().describe('port for that; without it, a worker listens nowhere'),
   WORKER_METRICS: z

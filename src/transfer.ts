@@ -60,7 +60,11 @@ const amount = z
 export const idempotencyKey = z
   .string()
   .min(1, 'a key of 1 to 255 characters')
-  .max(255, 'a key of 1 to 255 characters')
+  // Characters as Unicode counts them: an emoji is one, though JavaScript says two.
+  .refine((key) => key.length <= 255 || (key.length <= 510 && [...key].length <= 255), {
+    error: 'a key of 1 to 255 characters',
+  })
+  .meta({ maxLength: 255 })
   // Half of a surrogate pair is no character, and has no bytes to make an id of.
   .refine((key) => key.isWellFormed(), { error: 'a key of whole characters' })
 

@@ -3,13 +3,14 @@
  * an answer of their own.
  */
 import test from 'ava'
-import { createBatcher } from '../src/batch.ts'
+import { createBatcher, OverloadError } from '../src/batch.ts'
 import { until } from './harness.ts'
 
 /** A batcher whose runs last until they are told to end; what each run was given is kept. */
-function createStage(options: { size: number; weigh?: (item: string) => number }) {
+function createStage(options: { size: number; limit?: number; weigh?: (item: string) => number }) {
   const runs: { items: string[]; end: (error?: Error) => void }[] = []
   const batcher = createBatcher({
+    limit: 100,
     ...options,
     run: (items: string[]) =>
       new Promise<string[]>((resolve, reject) => {
@@ -112,6 +113,7 @@ test('a run that fails fails for all in it and all who wait, and the next one be
 test('a run that throws before it promises anything fails like any other', async (t) => {
   const { push } = createBatcher<string, string>({
     size: 2,
+    limit: 2,
     run: () => {
       throw new Error('at once')
     },
@@ -129,4 +131,23 @@ test('an answer that pushes again gets another run', async (t) => {
   t.deepEqual(second.items, ['Ab'])
   second.end()
   t.is(await chained, 'AB')
+})
+
+test('what would wait above the limit is turned away at once, and what waits already is run', async (t) => {
+  const { push, run, waiting } = createStage({ size: 2, limit: 4, weigh: (item) => item.length })
+  const first = push('aa')
+  const { end } = await run(0)
+  const waits = [push('bb'), push('c')]
+  await t.throwsAsync(push('dd'), { instanceOf: OverloadError })
+  t.is(waiting(), 3, 'it left nothing behind')
+  waits.push(push('e'))
+  await t.throwsAsync(push('f'), { instanceOf: OverloadError })
+  end()
+  t.is(await first, 'AA')
+  for (const n of [1, 2]) (await run(n)).end()
+  t.deepEqual(await Promise.all(waits), ['BB', 'C', 'E'])
+  const later = push('gggg')
+  const last = await run(3)
+  last.end()
+  t.is(await later, 'GGGG', 'and there is room again')
 })

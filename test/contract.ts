@@ -32,7 +32,10 @@ const COMMON = new Set([
 ])
 
 /** Where there is no such operation: the types of problem, whatever was asked. */
-const ASTRAY = ['not-found', 'method-not-allowed', 'malformed-json', 'content-too-large', 'unsupported-media-type']
+const ASTRAY = ['not-found', 'method-not-allowed', 'unauthenticated', 'forbidden', 'malformed-request', 'overloaded']
+
+/** What bull-board answers there is its own affair. */
+const BULL_BOARD = /^\/dashboard\//
 
 export type Seen = { status: number; headers: Headers; text: string }
 
@@ -46,6 +49,7 @@ export function holdToDocument(method: string, url: string, seen: Seen): void {
 }
 
 function differences(method: string, url: string, seen: Seen): string[] {
+  if (BULL_BOARD.test(url)) return []
   const operation = operationOf(method === 'HEAD' ? 'GET' : method, url.split('?')[0] ?? '')
   if (!operation) return astray(method, seen)
   const response = operation.operation.responses[seen.status]

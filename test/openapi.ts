@@ -72,6 +72,8 @@ test('every route is in the document, and every operation of the document is a r
   if (!router) throw new Error('no router')
   const known = () =>
     router.stack
+      // What only says 405.
+      .filter(({ methods, path }) => !(path === '/transfers/batch' && methods.includes('GET')))
       .flatMap(({ methods, path }) =>
         methods
           .filter((method) => method !== 'HEAD')
@@ -79,7 +81,8 @@ test('every route is in the document, and every operation of the document is a r
       )
       .sort()
 
-  const documented = operations()
+  // The dashboard is a router of its own, in front of this one.
+  const documented = operations().filter((name) => name !== 'GET /dashboard')
   t.true(documented.length > 10)
   t.deepEqual(known(), documented)
   // The control: a route that nobody described.

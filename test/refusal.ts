@@ -2,6 +2,7 @@
  * Bad input gets a clear 4xx and changes nothing: no row, no job, whatever it is and wherever it comes in.
  */
 import { randomUUID } from 'node:crypto'
+import { request } from 'node:http'
 import { isDeepStrictEqual } from 'node:util'
 import { gzipSync } from 'node:zlib'
 import test, { type ExecutionContext } from 'ava'
@@ -407,6 +408,34 @@ for (const backend of backends) {
       { title: 'another name', path: `${statement}?offset=1`, ...INVALID, says: /offset.*unknown/ },
       { title: 'job twice', path: `/transfers/${id}?job=${id}&job=${id}`, ...INVALID, says: /job/ },
     ])
+  })
+
+  test.serial(`${backend}: parameters that a route does not take, and two keys, are refused by name`, async (t) => {
+    const none = ['/health', '/health/ready', `/accounts/${SOURCE}`, `/jobs/${SOURCE}`]
+    const says = /note.*unknown/
+    await refuse(t, [
+      ...none.map((path) => ({ title: 'parameter', path: `${path}?note=1`, ...INVALID, says })),
+      ...Object.entries(valid).map(([path, body]) => ({
+        ...{ title: 'parameter', method: 'POST', path: `${path}?note=1`, body, ...INVALID, says },
+      })),
+      { title: 'no id', path: '/transfers/batch', status: 405, type: 'method-not-allowed', says: /POST/ },
+      {
+        ...{ title: 'route before body', method: 'POST', path: '/nowhere', body: 'a=b' },
+        ...{ headers: { 'Content-Type': 'text/plain' }, status: 404, type: 'not-found' },
+      },
+    ])
+    const before = await count()
+    const body = valid['/transfers']
+    const { port } = new URL(service.url)
+    const twice = ['Content-Type', 'application/json', 'Idempotency-Key', 'a', 'Idempotency-Key', 'b']
+    const status = await new Promise<number | undefined>((done) => {
+      request({ port, path: '/transfers', method: 'POST', headers: ['Host', 'a', ...twice] }, (answer) => {
+        answer.resume()
+        done(answer.statusCode)
+      }).end(body)
+    })
+    t.is(status, 400)
+    t.deepEqual(await count(), before)
   })
 
   test.serial(`${backend}: an unknown route is not found`, async (t) => {

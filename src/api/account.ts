@@ -6,7 +6,7 @@
 import type { Router } from '@koa/router'
 import type { DatabasePool } from 'slonik'
 import { z } from 'zod'
-import { createBatcher } from '../batch.ts'
+import { createBatcher, READ_LIMIT } from '../batch.ts'
 import { openAccount, readAccounts, readBalanceAt, readBalances, readHistory } from '../db/account.ts'
 import { LONG_TAIL } from '../db/closing.ts'
 import { readStatement, type StatementCursor, statementCursor } from '../db/transfer.ts'
@@ -21,8 +21,9 @@ import {
   type Transfer,
 } from '../transfer.ts'
 import { type Caller, demand } from './access.ts'
+import { readBody } from './body.ts'
 import type { Decisions } from './decision.ts'
-import { applied, readId, readQuery, readWait } from './header.ts'
+import { applied, readId, readQuery, readWait, refuseQuery } from './header.ts'
 import type { Jobs } from './job.ts'
 import type { Owners } from './owner.ts'
 import { Problem, parse, reach } from './problem.ts'
@@ -43,13 +44,22 @@ export function accountRoutes(
   router: Router,
   { pool, queue, submissions, decisions, jobs, owners }: AccountServices,
 ): void {
-  const accounts = createBatcher({ run: (ids: string[]) => reach('database', readAccounts(pool, ids)), size: 1000 })
-  const balances = createBatcher({ run: (ids: string[]) => reach('database', readBalances(pool, ids)), size: 1000 })
+  const accounts = createBatcher({
+    run: (ids: string[]) => reach('database', readAccounts(pool, ids)),
+    size: 1000,
+    limit: READ_LIMIT,
+  })
+  const balances = createBatcher({
+    run: (ids: string[]) => reach('database', readBalances(pool, ids)),
+    size: 1000,
+    limit: READ_LIMIT,
+  })
 
   router.post('/accounts', async (ctx) => {
     const caller = demand(ctx, 'accounts:write')
+    refuseQuery(ctx)
     const wait = readWait(ctx)
-    const { id = drawId(), balance } = parse(accountRequest, ctx.request.body)
+    const { id = drawId(), balance } = parse(accountRequest, await readBody(ctx))
     // Money out of the service account is new money.
     if (balance !== undefined) demand(ctx, 'operate')
     const created_at = await open(id, balance ?? null, caller)
@@ -98,6 +108,7 @@ export function accountRoutes(
 
   router.get('/accounts/:id', async (ctx) => {
     const caller = demand(ctx, 'read')
+    refuseQuery(ctx)
     const id = readId(ctx, 'account')
     await owners.demand(caller, id)
     const account = await accounts.push(id)

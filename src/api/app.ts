@@ -14,7 +14,6 @@ import type { TransferQueue } from '../queue.ts'
 import type { Tracing } from '../trace.ts'
 import type { Access } from './access.ts'
 import { accountRoutes } from './account.ts'
-import { readBody } from './body.ts'
 import { consoleRoutes } from './console.ts'
 import { dashboard } from './dashboard.ts'
 import type { Decisions } from './decision.ts'
@@ -59,13 +58,14 @@ export function createApp(services: {
   consoleRoutes(router)
 
   const app = new Koa({ proxy: proxies > 0, maxIpsCount: proxies })
+  // A connection that broke under an answer. All else has been through `problems`; without this, koa prints it.
+  app.on('error', (error) => log.debug({ cause: String(error) }, 'connection broke'))
   app.use(observe(metrics, log))
   if (tracing) app.use(tracing.serve)
   app.use(security())
   app.use(problems(log))
   app.use(access.authenticate)
   app.use(dashboard(queue))
-  app.use(readBody())
   app.use(router.routes())
   app.use(router.allowedMethods())
   return app

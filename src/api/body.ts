@@ -5,30 +5,29 @@
  * for encodings and types that are refused here.
  */
 import { isUtf8 } from 'node:buffer'
-import type { Context, Middleware, Next } from 'koa'
+import type { Context } from 'koa'
 import getRawBody from 'raw-body'
 import { Problem } from './problem.ts'
 
-/** Bytes. Enough for 1,000 transfers with keys of 255 characters. */
+/** Bytes. Enough for 1,000 transfers with keys of 255 letters. */
 const BODY_LIMIT = 512 * 1024
 
-/** Parses the body into `ctx.request.body`. An absent body is an empty object. */
-export function readBody(): Middleware {
-  return async (ctx: Context, next: Next) => {
-    const { req } = ctx
-    const expected = req.headers['content-length']
-    if (expected === '0' || (expected === undefined && req.headers['transfer-encoding'] === undefined)) {
-      ctx.request.body = {}
-      return await next()
-    }
-    const type = req.headers['content-type'] ?? 'none'
-    if (!JSON_TYPE.test(type) || (req.headers['content-encoding'] ?? 'identity') !== 'identity') {
-      throw new Problem('unsupported-media-type', `send Content-Type: application/json in plain UTF-8, not ${type}`)
-    }
-    const bytes = await getRawBody(req, { length: expected ?? null, limit: BODY_LIMIT })
-    ctx.request.body = parseJson(bytes)
-    await next()
+/**
+ * Reads the body, when a route asks for it: who is refused before that is refused unread.
+ *
+ * @returns what the client sent, not yet looked at; of an absent body, an empty object.
+ * @throws Problem unsupported-media-type, content-too-large or malformed-json.
+ */
+export async function readBody({ req, res }: Pick<Context, 'req' | 'res'>): Promise<object> {
+  const expected = req.headers['content-length']
+  if (expected === '0' || (expected === undefined && req.headers['transfer-encoding'] === undefined)) return {}
+  const type = req.headers['content-type'] ?? 'none'
+  if (!JSON_TYPE.test(type) || (req.headers['content-encoding'] ?? 'identity') !== 'identity') {
+    throw new Problem('unsupported-media-type', `send Content-Type: application/json in plain UTF-8, not ${type}`)
   }
+  if (Number(expected) > BODY_LIMIT) throw new Problem('content-too-large', 'send fewer transfers at once')
+  if (req.headers.expect !== undefined) res.writeContinue()
+  return parseJson(await getRawBody(req, { length: expected ?? null, limit: BODY_LIMIT }))
 }
 
 const JSON_TYPE = /^application\/json\s*(;\s*charset\s*=\s*"?utf-?8"?\s*)?$/i
@@ -54,11 +53,4 @@ type Reviver = (key: string, value: unknown) => unknown
 /** A fraction or an exponent has been through a float by now, and may look like an integer: no schema can tell. */
 function onlyPlainIntegers(_key: string, value: unknown, context: { source?: string }): unknown {
   return typeof value === 'number' && !/^-?\d+$/.test(context.source ?? '') ? Number.NaN : value
-}
-
-declare module 'koa' {
-  interface Request {
-    /** What the client sent, not yet looked at. */
-    body?: unknown
-  }
 }

@@ -51,14 +51,7 @@ async function createBoard(queue: TransferQueue): Promise<Middleware> {
 
 /** @throws Problem unauthenticated or forbidden. */
 function admit(ctx: Context): void {
-  try {
-    demand(ctx, 'operate')
-  } catch (error) {
-    // A browser asks for a name and a password then.
-    if (error instanceof Problem && error.type === 'unauthenticated')
-      ctx.set('WWW-Authenticate', 'Basic realm="transfer"')
-    throw error
-  }
+  demand(ctx, 'operate')
   if (ctx.method !== 'GET' && ctx.method !== 'HEAD' && !HARMLESS.test(ctx.path)) {
     throw new Problem('forbidden', 'the dashboard retries, promotes, pauses and resumes; it loses no accepted transfer')
   }

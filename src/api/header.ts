@@ -11,9 +11,13 @@ const WAIT_LIMIT_SECONDS = 30
 
 /** The Idempotency-Key header, if there is one. Node reads headers byte by byte; clients send UTF-8. */
 export function readKey(ctx: Context): string | undefined {
-  const given = ctx.req.headers['idempotency-key']
+  const given = ctx.req.headers['idempotency-key'] as string | undefined
   if (given === undefined) return undefined
-  const bytes = Buffer.from(String(given), 'latin1')
+  // Two of them arrive joined, as one key that nobody sent.
+  if (given.includes(', ') && ctx.req.headersDistinct['idempotency-key']?.length !== 1) {
+    throw new Problem('invalid-request', 'header Idempotency-Key: send it once')
+  }
+  const bytes = Buffer.from(given, 'latin1')
   // Decoded all the same, every stray byte would become the same character, and different keys one transfer.
   if (!isUtf8(bytes)) throw new Problem('invalid-request', 'header Idempotency-Key: must be in UTF-8')
   return parse(idempotencyKey, bytes.toString('utf8'), 'header Idempotency-Key')
@@ -40,4 +44,9 @@ export function readId(ctx: { params: Record<string, string | undefined> }, reso
 /** Query parameters, each at most once. @throws Problem invalid-request. */
 export function readQuery<Shape extends z.ZodRawShape>(ctx: Context, shape: Shape): z.output<z.ZodObject<Shape>> {
   return parse(z.strictObject(shape), { ...ctx.query }, 'query') as z.output<z.ZodObject<Shape>>
+}
+
+/** For routes that take no query parameters. @throws Problem invalid-request that names them. */
+export function refuseQuery(ctx: Context): void {
+  if (ctx.querystring !== '') readQuery(ctx, {})
 }

@@ -5,14 +5,17 @@ import type { Router } from '@koa/router'
 import { type DatabasePool, sql } from 'slonik'
 import { z } from 'zod'
 import type { TransferQueue } from '../queue.ts'
+import { refuseQuery } from './header.ts'
 import { Problem, reach } from './problem.ts'
 
 export function healthRoutes(router: Router, { pool, queue }: { pool: DatabasePool; queue: TransferQueue }): void {
   router.get('/health', (ctx) => {
+    refuseQuery(ctx)
     ctx.status = 204
   })
 
   router.get('/health/ready', async (ctx) => {
+    refuseQuery(ctx)
     const probes = {
       database: reach('database', pool.oneFirst(sql.type(z.object({ one: z.number() }))`SELECT 1 AS one`)),
       queue: reach('queue', queue.getJobCounts('waiting')),

@@ -2,11 +2,11 @@
  * Jobs over HTTP, and the search for a transfer that is still in one.
  */
 import type { Router } from '@koa/router'
-import { createBatcher } from '../batch.ts'
+import { createBatcher, READ_LIMIT } from '../batch.ts'
 import { LIVING, type TransferJob, type TransferQueue, unpackTransfers } from '../queue.ts'
 import type { Transfer } from '../transfer.ts'
 import { demand } from './access.ts'
-import { readId } from './header.ts'
+import { readId, refuseQuery } from './header.ts'
 import { Problem, reach } from './problem.ts'
 
 type Queued = { transfer: Transfer; job: string }
@@ -26,7 +26,11 @@ export type Jobs = {
 const SEARCH_PAGE = 100
 
 export function createJobs(queue: TransferQueue): Jobs {
-  const search = createBatcher({ run: (ids: string[]) => reach('queue', searchAll(ids)), size: 10_000 })
+  const search = createBatcher({
+    run: (ids: string[]) => reach('queue', searchAll(ids)),
+    size: READ_LIMIT,
+    limit: READ_LIMIT,
+  })
 
   async function find(id: string, hint: string | undefined): Promise<Queued | null> {
     const hinted = hint === undefined ? null : await reach('queue', lookUp(id, hint))
@@ -69,6 +73,7 @@ export function jobRoutes(router: Router, { queue }: { queue: TransferQueue }): 
   // Counts only, of whoever's transfers went into the job together: enough for anyone who may read and knows its id.
   router.get('/jobs/:id', async (ctx) => {
     const caller = demand(ctx, 'read')
+    refuseQuery(ctx)
     const id = readId(ctx, 'job')
     // In this order: a job that ends in between is then shown as active with its results, not as completed without.
     const state = await reach('queue', queue.getJobState(id))

@@ -2,7 +2,6 @@
  * The API process
  */
 import { once } from 'node:events'
-import { createServer } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -19,6 +18,7 @@ import { createAccess } from './access.ts'
 import { createApp } from './app.ts'
 import { createDecisions } from './decision.ts'
 import { createLive } from './live.ts'
+import { createHttpServer } from './server.ts'
 import { createSubmissions } from './submission.ts'
 
 /** Serves until stopped. @returns where, and how to stop: requests in hand are answered first. */
@@ -76,10 +76,7 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
     tracing,
     log,
   })
-  const server = createServer(
-    { requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 },
-    app.callback(),
-  )
+  const server = createHttpServer(app.callback(), settings.CONNECTION_LIMIT, log)
   const sockets = new Set<Socket>()
   server.on('connection', (socket) => {
     sockets.add(socket)

@@ -26,10 +26,22 @@ const ALWAYS = {
 
 /** Headers that come with a problem of this status. */
 const PROBLEM_HEADERS: Record<number, z.ZodRawShape> = {
-  401: { 'WWW-Authenticate': z.string().optional() },
+  401: { 'WWW-Authenticate': z.string() },
   429: { 'Retry-After': z.string().regex(/^\d+$/).describe('seconds') },
   503: { 'Retry-After': z.string().regex(/^\d+$/).describe('seconds') },
 }
+
+/** What is found out before the route is: what came is no request, too much, or from whom it may not. */
+const BEFORE = [
+  'malformed-request',
+  'unauthenticated',
+  'forbidden',
+  'request-timeout',
+  'too-many-requests',
+  'header-too-large',
+  'internal-error',
+  'overloaded',
+] as const
 
 const WITH_BODY = ['malformed-json', 'invalid-request', 'content-too-large', 'unsupported-media-type'] as const
 
@@ -38,9 +50,8 @@ function problemsOf(route: Route): ProblemType[] {
   const types = new Set<ProblemType>([
     ...(route.problems ?? []),
     ...(route.body ? WITH_BODY : []),
-    ...(route.scope ? (['unauthenticated', 'forbidden'] as const) : []),
-    'too-many-requests',
-    'internal-error',
+    ...(route.scope ? (['invalid-request'] as const) : []),
+    ...BEFORE,
   ])
   return PROBLEM_TYPES.filter((type) => types.has(type))
 }

@@ -5,7 +5,7 @@
  * as everyone has while access is open, is never asked about, and costs no query.
  */
 import type { DatabasePool } from 'slonik'
-import { createBatcher } from '../batch.ts'
+import { createBatcher, READ_LIMIT } from '../batch.ts'
 import { readAccounts } from '../db/account.ts'
 import type { Caller } from './access.ts'
 import { Problem, reach } from './problem.ts'
@@ -21,7 +21,11 @@ export type Owners = {
 const MEMORY_SIZE = 50_000
 
 export function createOwners(pool: DatabasePool): Owners {
-  const reads = createBatcher({ run: (ids: string[]) => reach('database', readAccounts(pool, ids)), size: 1000 })
+  const reads = createBatcher({
+    run: (ids: string[]) => reach('database', readAccounts(pool, ids)),
+    size: 1000,
+    limit: READ_LIMIT,
+  })
   const memory = new Map<string, string | null>()
 
   async function allow({ name, scopes }: Caller, account: string): Promise<boolean> {

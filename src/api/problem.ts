@@ -9,10 +9,12 @@ import { randomUUID } from 'node:crypto'
 import type { Context, Middleware, Next } from 'koa'
 import type { Logger } from 'pino'
 import type { z } from 'zod'
+import { OverloadError } from '../batch.ts'
 import { isPassing } from '../db/fault.ts'
 
 /** The closed set: each type with its status and title. The URI of a type is /problems/{type}. */
 export const PROBLEMS = {
+  'malformed-request': [400, 'The request is not HTTP'],
   'malformed-json': [400, 'The body is not JSON'],
   'invalid-request': [400, 'The request is not valid'],
   unauthenticated: [401, 'Who is calling is not known'],
@@ -22,11 +24,13 @@ export const PROBLEMS = {
   'transfer-not-found': [404, 'No such transfer'],
   'job-not-found': [404, 'No such job'],
   'method-not-allowed': [405, 'The resource does not take this method'],
+  'request-timeout': [408, 'The request took too long to arrive'],
   'account-exists': [409, 'The account exists'],
   'content-too-large': [413, 'The body is too large'],
   'unsupported-media-type': [415, 'The body must be application/json'],
   'key-reused': [422, 'The idempotency key belongs to another transfer'],
   'too-many-requests': [429, 'Too many requests'],
+  'header-too-large': [431, 'Address and header are too large'],
   'internal-error': [500, 'Something went wrong here'],
   unavailable: [503, 'Temporarily unavailable'],
   overloaded: [503, 'Too much to do'],
@@ -110,6 +114,10 @@ export function problems(log: Logger): Middleware {
     ctx.set('X-Request-ID', requestId)
     ctx.state.request_id = requestId
     try {
+      // Node would say so without a word (requireHostHeader).
+      if (ctx.req.headers.host === undefined && ctx.req.httpVersion === '1.1') {
+        throw new Problem('malformed-request', 'send a Host header')
+      }
       await next()
       // What no route answered: koa and its router say so by status alone.
       if (ctx.status === 404 && ctx.body === undefined) {
@@ -120,7 +128,8 @@ export function problems(log: Logger): Middleware {
       }
     } catch (error) {
       const problem = asProblem(error)
-      const [status, title] = PROBLEMS[problem.type]
+      const document = describe(problem, requestId)
+      const { status } = document
       if (status === 500) log.error({ err: error, request_id: requestId, path: ctx.path }, 'request failed')
       else
         log.debug(
@@ -135,21 +144,23 @@ export function problems(log: Logger): Middleware {
           ...(/text\/html/.test(ctx.get('Accept')) ? ['Basic realm="transfer", charset="UTF-8"'] : []),
         ])
       ctx.status = status
-      ctx.body = {
-        type: `/problems/${problem.type}`,
-        title,
-        status,
-        detail: problem.message,
-        request_id: requestId,
-        ...problem.extra,
-      }
+      ctx.body = document
       ctx.type = 'application/problem+json'
     }
   }
 }
 
+/** The document that stands for a problem. */
+export function describe(problem: Problem, request_id: string) {
+  const [status, title] = PROBLEMS[problem.type]
+  return { type: `/problems/${problem.type}`, title, status, detail: problem.message, request_id, ...problem.extra }
+}
+
 function asProblem(error: unknown): Problem {
   if (error instanceof Problem) return error
+  if (error instanceof OverloadError) {
+    return new Problem('overloaded', 'more is waiting than can be taken on: repeat the request later', {}, error)
+  }
   // The body parser's errors carry a status, as koa's do.
   const status = error instanceof Error && 'status' in error ? error.status : undefined
   if (status === 413) return new Problem('content-too-large', 'send fewer transfers at once', {}, error)

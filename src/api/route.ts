@@ -191,6 +191,12 @@ export const routes = {
     answers: { 200: { description: 'It is', body: schema.ready } },
     problems: ['unavailable'],
   },
+  'GET /dashboard': {
+    tag: 'Operation',
+    summary: "The queue's jobs, for browsers",
+    scope: 'operate',
+    answers: { 200: { description: 'A page; what it loads is below /dashboard/', body: text, type: 'text/html' } },
+  },
   'GET /metrics': {
     tag: 'Operation',
     summary: 'What Prometheus collects',

@@ -138,6 +138,9 @@ export const ready = z
 
 /** What /problems/{type} says: when it happens, and what to do then. */
 export const EXPLAINED: Record<ProblemType, string> = {
+  'malformed-request': 'What came is no HTTP request. The detail says in what; the connection is closed.',
+  'request-timeout': 'The request did not arrive in time. Send its header within 10 s and all of it within 30 s.',
+  'header-too-large': 'Address and header together are larger than 16 KiB.',
   'malformed-json': 'The body could not be read as a JSON object in UTF-8. Correct it before sending it again.',
   'invalid-request': 'The request is not as documented. `errors` lists everything wrong, by JSON pointer.',
   unauthenticated: 'The request has no token, or one that is not valid. Send Authorization: Bearer and a token.',
@@ -163,6 +166,7 @@ const fields = z.array(z.enum(['destination', 'amount'])).min(1)
 /** Members beyond those that all problems have. */
 const EXTRA: { [Type in ProblemType]?: z.ZodRawShape } = {
   'invalid-request': { errors: z.array(error).min(1).optional() },
+  forbidden: { errors: z.array(error).min(1).optional() },
   'key-reused': {
     id: id.optional(),
     fields: fields.optional(),

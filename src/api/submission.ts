@@ -16,6 +16,8 @@ import { drawId, type Transfer } from '../transfer.ts'
 import { Problem, reach } from './problem.ts'
 
 export type Submissions = {
+  /** Says at once, before a body is read, that it would be in vain. @throws Problem overloaded. */
+  admit(): void
   /**
    * Puts transfers into the queue, all or none of them.
    *
@@ -31,7 +33,8 @@ export type Submissions = {
 /**
  * @param options.batchSize transfers per job, unless one request brings more.
  * @param options.submissionLimit transfers kept in memory.
- * @param options.queueLimit jobs in the queue.
+ * @param options.queueLimit transfers in the queue, about: the store counts jobs, which are taken to hold as many as
+ *   this process' own of late.
  */
 export function createSubmissions(options: {
   queue: TransferQueue
@@ -43,22 +46,25 @@ export function createSubmissions(options: {
   log: Logger
 }): Submissions {
   const { queue, batchSize, submissionLimit, queueLimit, metrics, tracing, log } = options
-  const batcher = createBatcher({ run: flush, size: batchSize, weigh: ({ transfers }: Group) => transfers.length })
-  let depth = 0
+  const weigh = ({ transfers }: Group) => transfers.length
+  const batcher = createBatcher({ run: flush, size: batchSize, limit: submissionLimit, weigh })
+  let jobs = 0
+  let transfersPerJob = 1
 
   const watch = setInterval(async () => {
     const counts = await queue.getJobCounts('waiting', 'delayed').catch(() => ({}))
-    depth = Object.values(counts).reduce((sum, count) => sum + count, 0)
+    jobs = Object.values(counts).reduce((sum, count) => sum + count, 0)
   }, DEPTH_INTERVAL_MS)
 
-  async function submit(transfers: Transfer[], requestId: string): Promise<string> {
-    if (batcher.waiting() + transfers.length > submissionLimit || depth > queueLimit) {
-      metrics.overloaded.inc(transfers.length)
-      throw new Problem(
-        'overloaded',
-        'more transfers are waiting than can be taken on. Repeat the request a little later',
-      )
+  function admit(): void {
+    if (batcher.waiting() >= submissionLimit || jobs * transfersPerJob > queueLimit) {
+      metrics.overloaded.inc()
+      throw new Problem('overloaded', 'more transfers are waiting than can be taken on: repeat the request later')
     }
+  }
+
+  async function submit(transfers: Transfer[], requestId: string): Promise<string> {
+    admit()
     const job = await batcher.push({ transfers, origin: tracing?.here() })
     if (log.isLevelEnabled('debug')) {
       for (const { id } of transfers) log.debug({ request_id: requestId, job, transfer: id }, 'submitted')
@@ -70,6 +76,7 @@ export function createSubmissions(options: {
     // An id of our own, so that an add which times out here and is carried out later cannot make a second job.
     const jobId = drawId()
     const transfers = groups.flatMap((group) => group.transfers)
+    transfersPerJob += (transfers.length - transfersPerJob) / 50
     const add = () => reach('queue', queue.add('post', packTransfers(transfers), { jobId }))
     await (tracing ? tracing.run('submit', originsOf(groups), add) : add())
     metrics.submitted.inc(transfers.length)
@@ -77,7 +84,7 @@ export function createSubmissions(options: {
     return groups.map(() => jobId)
   }
 
-  return { submit, close: () => clearInterval(watch) }
+  return { admit, submit, close: () => clearInterval(watch) }
 }
 
 /** What one request submits, and where it came from. */

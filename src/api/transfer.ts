@@ -18,8 +18,9 @@ import {
   uuid,
 } from '../transfer.ts'
 import { type Caller, demand } from './access.ts'
+import { readBody } from './body.ts'
 import type { Decisions } from './decision.ts'
-import { applied, readId, readKey, readQuery, readWait } from './header.ts'
+import { applied, readId, readKey, readQuery, readWait, refuseQuery } from './header.ts'
 import type { Jobs } from './job.ts'
 import type { Owners } from './owner.ts'
 import { Problem, parse } from './problem.ts'
@@ -39,9 +40,11 @@ export function transferRoutes(
 ): void {
   router.post('/transfers', async (ctx) => {
     const caller = demand(ctx, 'transfers:write')
+    refuseQuery(ctx)
     const key = readKey(ctx)
     const wait = readWait(ctx)
-    const asked = parse(transferRequest, ctx.request.body)
+    submissions.admit()
+    const asked = parse(transferRequest, await readBody(ctx))
     // Before the key is looked at: what others decided under theirs is not to be learned.
     if (!caller.scopes.has('operate')) await owners.demand(caller, asked.source)
     const transfer: Transfer = { id: key === undefined ? drawId() : transferId(asked.source, key), ...asked }
@@ -67,7 +70,9 @@ export function transferRoutes(
 
   router.post('/transfers/batch', async (ctx) => {
     const caller = demand(ctx, 'transfers:write')
-    const { transfers: items } = parse(batchRequest, ctx.request.body)
+    refuseQuery(ctx)
+    submissions.admit()
+    const { transfers: items } = parse(batchRequest, await readBody(ctx))
     if (!caller.scopes.has('operate')) {
       const allowed = await Promise.all(items.map(({ source }) => owners.allow(caller, source)))
       const errors = items.flatMap(({ source }, position) =>
@@ -97,6 +102,12 @@ export function transferRoutes(
     const job = open.length > 0 ? await submissions.submit(open, ctx.state.request_id) : null
     ctx.status = 202
     ctx.body = { ids: transfers.map((transfer) => transfer.id), jobs: job === null ? [] : [job] }
+  })
+
+  // Or it would be taken for the id of a transfer.
+  router.all('/transfers/batch', (ctx) => {
+    ctx.set('Allow', 'POST')
+    ctx.status = ctx.method === 'OPTIONS' ? 200 : 405
   })
 
   router.get('/transfers', async (ctx) => {

@@ -1,0 +1,136 @@
+/*
+ * The HTTP server
+ *
+ * What happens to a request before and beside the app: bounds on its size and time, an answer to what is no HTTP, and
+ * an end to more requests than one process can serve. Whatever can still be answered is answered with a problem.
+ */
+import { randomUUID } from 'node:crypto'
+import { createServer, type IncomingMessage, type RequestListener, type Server, ServerResponse } from 'node:http'
+import type { Duplex } from 'node:stream'
+import type { Logger } from 'pino'
+import { describe, Problem } from './problem.ts'
+
+/** Bytes of address and header together. */
+const HEADER_LIMIT = 16 * 1024
+
+/** @param connectionLimit connections open at a time; any more are closed at once. */
+export function createHttpServer(app: RequestListener, connectionLimit: number, log: Logger): Server {
+  const server = createServer({
+    maxHeaderSize: HEADER_LIMIT,
+    headersTimeout: 10_000,
+    requestTimeout: 30_000,
+    // How often the two are looked after.
+    connectionsCheckingInterval: 2000,
+    keepAliveTimeout: 65_000,
+    // Refused with a document instead: see problem.ts.
+    requireHostHeader: false,
+  })
+  server.maxConnections = connectionLimit
+  const isFlooded = watchFlood(server)
+
+  const handle: RequestListener = (request, response) => {
+    if (isFlooded() && !request.url?.startsWith('/health')) turnAway(response)
+    else app(request, response)
+  }
+  server.on('request', handle)
+  // No body is asked for before it is wanted (see body.ts), so nobody knows whether one is still to come afterwards.
+  server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => {
+    response.shouldKeepAlive = false
+    handle(request, response)
+  })
+  // Of an expectation that nobody knows (RFC 9110, 10.1.1), the request is what counts.
+  server.on('checkExpectation', handle)
+  server.on('clientError', (error: NodeJS.ErrnoException, socket: Duplex) => refuse(error, socket, log))
+  server.on('connect', (_request, socket: Duplex) => {
+    socket.on('error', () => {})
+    write(socket, new Problem('malformed-request', 'this is no proxy: there is no CONNECT'))
+  })
+  return server
+}
+
+/**
+ * A turn of the event loop that takes this long while this many requests come in leaves everybody waiting: until a turn
+ * is shorter again, requests are turned away before anything is done for them, at a fraction of the cost. A pause
+ * without a crowd is not the requests' doing.
+ */
+const TURN_LIMIT_MS = 250
+const CROWD = 500
+const LOOK_INTERVAL_MS = 50
+
+function watchFlood(server: Server): () => boolean {
+  let arrived = 0
+  let flooded = false
+  let looked_ms = performance.now()
+  server.prependListener('request', () => {
+    arrived += 1
+  })
+  const timer = setInterval(() => {
+    const now_ms = performance.now()
+    flooded = now_ms - looked_ms > TURN_LIMIT_MS && arrived > CROWD
+    arrived = 0
+    looked_ms = now_ms
+  }, LOOK_INTERVAL_MS)
+  server.once('close', () => clearInterval(timer))
+  return () => flooded
+}
+
+function turnAway(response: ServerResponse): void {
+  const id = randomUUID()
+  const document = describe(
+    new Problem('overloaded', 'too many requests at a time: repeat this one a little later'),
+    id,
+  )
+  const headers = { 'Content-Type': 'application/problem+json', 'X-Request-ID': id, 'Retry-After': '1' }
+  response.writeHead(document.status, headers).end(JSON.stringify(document))
+}
+
+/** What cannot be parsed, or does not arrive. The connection is of no use afterwards. */
+function refuse(error: NodeJS.ErrnoException, socket: Duplex, log: Logger): void {
+  const current = responseUnderWay(socket)
+  if (!socket.writable || error.code === 'ECONNRESET' || error.code === 'EPIPE' || current?.headersSent) {
+    socket.destroy()
+  } else if (current?.req.complete) {
+    // Something else came after a whole request: that one may be carried out by now, and gets its own answer.
+    current.shouldKeepAlive = false
+    current.once('close', () => socket.destroy())
+  } else {
+    const problem = unreadable(error)
+    log.debug({ type: problem.type, cause: String(error) }, problem.message)
+    write(socket, problem)
+  }
+}
+
+function unreadable(error: NodeJS.ErrnoException): Problem {
+  switch (error.code) {
+    case 'HPE_HEADER_OVERFLOW':
+      return new Problem('header-too-large', `send at most ${HEADER_LIMIT / 1024} KiB of address and header together`)
+    case 'ERR_HTTP_REQUEST_TIMEOUT':
+      return new Problem('request-timeout', 'send the whole header within 10 s, and the whole request within 30 s')
+    case 'HPE_INVALID_METHOD':
+      return new Problem('malformed-request', 'send a method of HTTP, such as GET or POST')
+    default: {
+      const reason = 'reason' in error ? `: ${String(error.reason)}` : ''
+      return new Problem('malformed-request', `send HTTP/1.1 as in RFC 9112${reason}`)
+    }
+  }
+}
+
+/** Node keeps it under a name of its own (and so do others who answer `clientError`). */
+function responseUnderWay(socket: Duplex): ServerResponse | undefined {
+  const current = '_httpMessage' in socket ? socket._httpMessage : undefined
+  return current instanceof ServerResponse ? current : undefined
+}
+
+function write(socket: Duplex, problem: Problem): void {
+  const id = randomUUID()
+  const document = describe(problem, id)
+  const body = JSON.stringify(document)
+  const lines = [
+    `HTTP/1.1 ${document.status} ${document.title}`,
+    'Content-Type: application/problem+json',
+    `Content-Length: ${Buffer.byteLength(body)}`,
+    `X-Request-ID: ${id}`,
+    'Connection: close',
+  ]
+  socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy())
+}
