@@ -34,7 +34,8 @@ export async function startWorker(settings: Settings, log: Logger): Promise<{ st
   const pool = await openPool({
     databaseUrl: settings.DATABASE_URL,
     connections: settings.POSTING_CONCURRENCY + 1,
-    timeout_ms: 10_000,
+    // A database whose connections died without a word is found out in that time, so within 10 s all is well again.
+    timeout_ms: 6000,
     log,
   })
   await refuseOtherVersion(pool)
