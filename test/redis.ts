@@ -22,9 +22,9 @@ export type OwnRedis = {
   thaw(): void
   /**
    * As a full disk does: the next write of the log fails half way, and this Redis, which may not answer before it has
-   * written, ends. @returns when it has. @throws Error without prlimit (Linux), or when nobody writes.
+   * written, ends. Fulfilled when it has. Absent where there is no prlimit to do it with. @throws Error if nobody writes.
    */
-  fill(): Promise<void>
+  fill?(): Promise<void>
   /** For good. */
   remove(): Promise<void>
 }
@@ -83,9 +83,13 @@ export async function startOwnRedis(flags: string[] = []): Promise<OwnRedis | un
   }
 
   await start()
+  const limits = await promisify(execFile)('prlimit', ['--version']).then(
+    () => true,
+    () => false,
+  )
   return {
     url,
-    fill,
+    ...(limits && { fill }),
     start,
     kill,
     freeze: () => void (running && process.kill(running.pid, 'SIGSTOP')),

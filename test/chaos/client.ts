@@ -21,6 +21,8 @@ export type Sent = {
   amount: string
   attempts: number
   acknowledged: boolean
+  /** The last answer was that there is no such transfer. */
+  missing: boolean
   /** Where the 202 said it can be asked after. */
   location: string
   /** Each decision that any answer told, as text; one, if all is well. */
@@ -39,7 +41,7 @@ export type Load = {
   statuses: Map<number, number>
   /** Begins nothing new; what was begun is repeated until it is accepted, for so long at most. */
   stop(patience_ms: number): Promise<void>
-  /** Asks after all that was acknowledged, until it is decided, or until nothing more was for so long. */
+  /** Asks after all that was acknowledged, until it is decided or not even known, or nothing more was for so long. */
   settle(patience_ms: number): Promise<void>
 }
 
@@ -53,7 +55,7 @@ export type LoadOptions = {
 
 type Answer = { status: number; body: Record<string, unknown>; location: string | null; replayed: boolean }
 
-const CLIENTS = 24
+const CLIENTS = 40
 const POLLERS = 6
 const ACCOUNTS = 40
 /** These run dry, so that rejections are among the decisions. */
@@ -99,12 +101,14 @@ export function startLoad(accounts: readonly string[], options: LoadOptions): Lo
     const amount = (0.01 + Math.floor(random() * 200) / 100).toFixed(2)
     const key = randomUUID()
     const id = transferId(source, key)
-    return { id, key, source, destination, amount, attempts: 0, acknowledged: false, location: '', answers: new Set() }
+    const unknown = { attempts: 0, acknowledged: false, missing: false, location: '', answers: new Set<string>() }
+    return { id, key, source, destination, amount, ...unknown }
   }
 
   function note(answer: Answer | undefined, transfer: Sent): boolean {
     const status = answer?.status ?? 0
     statuses.set(status, (statuses.get(status) ?? 0) + 1)
+    transfer.missing = status === 404
     if (!answer || (status !== 200 && status !== 202)) return false
     if (answer.location) transfer.location = answer.location
     if (answer.body.status !== 'queued') {
@@ -188,8 +192,10 @@ export function startLoad(accounts: readonly string[], options: LoadOptions): Lo
     },
     settle: async (patience_ms) => {
       decided_ms = performance.now()
-      const open = () => [...sent.values()].some(({ acknowledged, answers }) => acknowledged && answers.size === 0)
-      while (open() && performance.now() - decided_ms < patience_ms) await sleep(100)
+      // What was not known in the middle of an outage is asked for again.
+      for (const transfer of sent.values()) transfer.missing = false
+      const isOpen = ({ acknowledged, missing, answers }: Sent) => acknowledged && !missing && answers.size === 0
+      while ([...sent.values()].some(isOpen) && performance.now() - decided_ms < patience_ms) await sleep(100)
       settled = true
       await pollers
     },

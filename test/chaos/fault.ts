@@ -49,7 +49,7 @@ const MINUTES = 10
 const PAIRED = 0.35
 
 export function plan(parts: readonly Part[], minutes: number, random: () => number): Round[] {
-  const counts = parts.some(({ kind }) => kind === 'tree') ? TREE_IN_TEN_MINUTES : IN_TEN_MINUTES
+  const counts = possible(parts)
   // A short run has each once, at least.
   const times = (count: number) => Math.max(1, Math.round((count * minutes) / MINUTES))
   const deck = counts.flatMap(([deed, kind, count]) =>
@@ -73,15 +73,23 @@ export function plan(parts: readonly Part[], minutes: number, random: () => numb
   return rounds
 }
 
+/** A disk is filled only where there is a way to. */
+function possible(parts: readonly Part[]): [Deed, Kind, number][] {
+  if (parts.some(({ kind }) => kind === 'tree')) return TREE_IN_TEN_MINUTES
+  return IN_TEN_MINUTES.filter(([deed]) => deed !== 'fill' || parts.some(({ fill }) => fill))
+}
+
 /** Each deed once, and what piled up. */
 export function shortPlan(parts: readonly Part[], random: () => number): Round[] {
-  const rounds = IN_TEN_MINUTES.filter(([deed, kind]) => deed !== 'lose' && (deed !== 'stop' || kind === 'worker')).map(
-    ([deed, kind]) => {
+  // npm start has but one part.
+  if (parts.some(({ kind }) => kind === 'tree')) return [[draw(parts, 'kill', 'tree', random)]]
+  const rounds = possible(parts)
+    .filter(([deed, kind]) => deed !== 'lose' && (deed !== 'stop' || kind === 'worker'))
+    .map(([deed, kind]) => {
       const fault = draw(parts, deed, kind, random)
       // Longer than the lock of a job: the worker wakes up after its work was given away.
       return [{ ...fault, away_ms: deed === 'stop' ? 7000 : Math.min(fault.away_ms, 1000) }]
-    },
-  )
+    })
   return [...rounds, pileUp(parts)]
 }
 

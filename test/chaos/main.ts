@@ -31,6 +31,7 @@ async function runOn(
   const sightings = createSightings()
   const see = (worker: string) => sightings.see(worker, performance.now())
   const stage = where.embedded ? await openTree() : await openStage(see, where.sabotage)
+  if (!stage.parts.some(({ fill }) => fill)) say('no full disk: that takes a Redis apart and prlimit')
   try {
     const onRound = (done: number, of: number) => done % 10 === 0 && console.log(`${done} of ${of} rounds`)
     return await run({ ...options, stage, rate: RATE, say, onRound, signal: stopping.signal }, sightings)

@@ -95,7 +95,7 @@ export async function openStage(onAnswer: (worker: string) => void, sabotage?: S
         start: redis.start,
         kill: redis.kill,
         send: async (signal) => (signal === 'SIGSTOP' ? redis.freeze() : redis.thaw()),
-        fill: redis.fill,
+        ...(redis.fill && { fill: redis.fill }),
       },
       { kind: 'postgres', name: 'postgres', ...postgres },
     ]

@@ -13,7 +13,8 @@ import { openAccounts, type Progress, startLoad } from './client.ts'
 import { type Fault, inject, type Round } from './fault.ts'
 import type { Part, Stage } from './part.ts'
 
-export type Recovery = { fault: Fault; recovery_ms: number }
+/** Not recovered: given up after recovery_ms. */
+export type Recovery = { fault: Fault; recovery_ms: number; recovered: boolean }
 
 export type Run = Verdict & {
   seed: number
@@ -79,7 +80,8 @@ export async function run(options: RunOptions, sightings: Sightings): Promise<Ru
     await Promise.all(
       round.map(async (fault) => {
         while (sightings.after(fault.part) <= back_ms && performance.now() - back_ms < GIVE_UP_MS) await sleep(10)
-        recoveries.push({ fault, recovery_ms: Math.round(performance.now() - back_ms) })
+        const recovered = sightings.after(fault.part) > back_ms
+        recoveries.push({ fault, recovery_ms: Math.round(performance.now() - back_ms), recovered })
       }),
     )
     say(describe(round, recoveries.slice(-round.length)))
