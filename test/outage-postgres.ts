@@ -187,7 +187,8 @@ for (const backend of backends) {
       proxy.lose()
       const lost_ms = performance.now()
       const second = await until(async () => {
-        const answer = await http.post('/transfers/batch', { transfers })
+        // One, which would try one connection after the other.
+        const answer = await http.post('/transfers/batch', { transfers: transfers.slice(0, 1) })
         return answer.status === 202 && answer
       })
       await untilDecided(t, service, second.body.ids ?? [])
