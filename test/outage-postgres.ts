@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto'
 import test from 'ava'
 import { createClient } from './client.ts'
 import { type Backend, backends, createDatabase, type Service, startService, until } from './harness.ts'
-import { expect503, expectBooks, isReady, keyed, load, openTwo, recorded, untilDecided } from './load.ts'
+import { expect503, expectBooks, isReady, keyed, load, MARGIN_MS, openTwo, recorded, untilDecided } from './load.ts'
 import { type StoreProxy, startProxy } from './proxy.ts'
 import { administer, databaseUrl } from './server.ts'
 
@@ -166,6 +166,37 @@ for (const backend of backends) {
       t.pass()
     }),
   )
+
+  // With the queue in Postgres, the queue's own connections would be lost as well.
+  if (backend === 'redis') {
+    test.serial(`${backend}: a worker whose connections all die unnoticed decides again within 10 s`, async (t) => {
+      const database = await createDatabase()
+      t.teardown(database.drop)
+      const proxy = await startProxy(database.url)
+      t.teardown(proxy.close)
+      // One transfer a call, so that several calls are made at once.
+      const settings = { DATABASE_URL: proxy.url, BATCH_SIZE: 1, POSTING_CONCURRENCY: 4 }
+      const service = await startService({ backend, database: database.url, settings })
+      t.teardown(service.stop)
+      const http = createClient(service.url)
+      const sources = await Promise.all(Array.from({ length: 8 }, () => http.open('1000')))
+      const destination = await http.open()
+      const transfers = sources.flatMap((source) => Array(20).fill({ source, destination, amount: '1' }))
+      const first = await http.post('/transfers/batch', { transfers })
+      await untilDecided(t, service, first.body.ids ?? [])
+      proxy.lose()
+      const lost_ms = performance.now()
+      const second = await until(async () => {
+        // One, which would try one connection after the other.
+        const answer = await http.post('/transfers/batch', { transfers: transfers.slice(0, 1) })
+        return answer.status === 202 && answer
+      })
+      await untilDecided(t, service, second.body.ids ?? [])
+      const took_ms = performance.now() - lost_ms
+      t.log(`decided again after ${Math.round(took_ms)} ms`)
+      t.true(took_ms < 10_000 + MARGIN_MS, `took ${took_ms} ms`)
+    })
+  }
 
   test.serial(
     `${backend}: a service that is started before its database serves as soon as that is there`,

@@ -28,8 +28,13 @@ process.once('exit', () => {
   for (const child of started) child.kill('SIGKILL')
 })
 
-export function spawnPart(name: 'api' | 'worker', environment: Environment): Part {
-  const file = fileURLToPath(new URL(`../src/${name}/main.ts`, import.meta.url))
+/** @param source another program in the part's place. */
+export function spawnPart(
+  name: 'api' | 'worker',
+  environment: Environment,
+  source = new URL(`../src/${name}/main.ts`, import.meta.url),
+): Part {
+  const file = fileURLToPath(source)
   const child = spawn(process.execPath, [file], {
     env: { PATH: process.env.PATH, PORT: '0', LOG_LEVEL: 'warn', ...environment },
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],

@@ -16,6 +16,8 @@ export type StoreProxy = {
   stall(): void
   /** Never passes another byte on the connections there are, and does not close them; new ones are let through. */
   lose(): void
+  /** Cuts as `cut`, when the next whole call is answered: the store has done it, and nobody is told. Fulfilled then. */
+  cutAnswer(): Promise<void>
   /** Ends refusing and stalling: what was held back arrives. */
   restore(): Promise<void>
   /** How many there are now. */
@@ -23,20 +25,26 @@ export type StoreProxy = {
   close(): Promise<void>
 }
 
-type Pair = { near: Socket; far: Socket; lost: boolean }
+/** `asked`: a call has gone through since the last answer. */
+type Pair = { near: Socket; far: Socket; lost: boolean; asked: boolean }
 
-export async function startProxy(storeUrl: string): Promise<StoreProxy> {
+/** @param calls what a request holds that is a call; `onAnswer` hears of each that is answered. */
+export async function startProxy(
+  storeUrl: string,
+  calls?: { marked: string; onAnswer: () => void },
+): Promise<StoreProxy> {
   const { hostname, port, protocol } = new URL(storeUrl)
   const store = { host: hostname, port: Number(port) || (protocol.startsWith('redis') ? 6379 : 5432) }
   const pairs = new Set<Pair>()
   let stalled = false
+  let cutting: (() => void) | undefined
   let listener = await listen(0)
   const address = listener.address()
   if (address === null || typeof address === 'string') throw new Error('the proxy has no port')
   const own = address.port
 
   async function listen(at: number): Promise<Server> {
-    const server = createServer((near) => join({ near, far: connect(store), lost: false }))
+    const server = createServer((near) => join({ near, far: connect(store), lost: false, asked: false }))
     server.listen(at, '127.0.0.1')
     await once(server, 'listening')
     return server
@@ -50,7 +58,15 @@ export async function startProxy(storeUrl: string): Promise<StoreProxy> {
     ] as const) {
       from.setNoDelay(true)
       from.on('error', () => {})
-      from.on('data', (bytes) => to.write(bytes))
+      from.on('data', (bytes) => {
+        if (calls && from === pair.near && bytes.includes(calls.marked)) pair.asked = true
+        if (calls && from === pair.far && pair.asked) {
+          pair.asked = false
+          if (cutting) return cut()
+          calls.onAnswer()
+        }
+        to.write(bytes)
+      })
       from.once('close', () => {
         pairs.delete(pair)
         to.destroy()
@@ -67,11 +83,19 @@ export async function startProxy(storeUrl: string): Promise<StoreProxy> {
   }
 
   function cut(): void {
+    cutting?.()
+    cutting = undefined
     for (const { near, far } of pairs) {
       near.resetAndDestroy()
       far.destroy()
     }
     pairs.clear()
+  }
+
+  function cutAnswer(): Promise<void> {
+    return new Promise((done) => {
+      cutting = done
+    })
   }
 
   async function refuse(): Promise<void> {
@@ -103,5 +127,15 @@ export async function startProxy(storeUrl: string): Promise<StoreProxy> {
   const url = new URL(storeUrl)
   url.hostname = '127.0.0.1'
   url.port = String(own)
-  return { url: url.href, refuse, cut, stall, lose, restore, connections: () => pairs.size, close: refuse }
+  return {
+    url: url.href,
+    refuse,
+    cut,
+    cutAnswer,
+    stall,
+    lose,
+    restore,
+    connections: () => pairs.size,
+    close: refuse,
+  }
 }

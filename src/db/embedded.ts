@@ -183,7 +183,7 @@ async function launch(place: Place, options: EmbeddedOptions): Promise<Server> {
  * Below the ports that outgoing connections are given (from 32768 on Linux): a port from among those may be taken by
  * one of our own connections while Postgres is started again, even by one that connects to itself.
  */
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   for (;;) {
     const port = 20_000 + Math.floor(Math.random() * 12_000)
     const free = await new Promise<boolean>((done) => {

@@ -86,8 +86,11 @@ function impatient(limit_ms: number): ReturnType<typeof createPgDriverFactory> {
   const factory = createPgDriverFactory()
   return async (configuration) => {
     const driver = await factory(configuration)
+    const clients = new Set<Awaited<ReturnType<typeof driver.createClient>>>()
     const createClient: typeof driver.createClient = async () => {
       const client = await driver.createClient()
+      clients.add(client)
+      client.on('destroy', () => clients.delete(client))
       // slonik stops listening when it gives a client up; an error that comes later must not end the process.
       client.on('error', () => {})
       const query: typeof client.query = async (...statement) => {
@@ -95,7 +98,10 @@ function impatient(limit_ms: number): ReturnType<typeof createPgDriverFactory> {
         const overdue = new Promise<never>((_, reject) => {
           timer = setTimeout(() => {
             reject(new Error(`no answer from the database in ${limit_ms} ms`))
-            client.destroy().catch(() => {}) // it is of no use any more, whatever it says to that
+            for (const other of clients) {
+              if (other !== client && other.state() !== 'IDLE') continue
+              other.destroy().catch(() => {}) // it is of no use any more, whatever it says to that
+            }
           }, limit_ms)
         })
         try {

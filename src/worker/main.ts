@@ -52,7 +52,8 @@ export async function startWorker(
   const pool = await openPool({
     databaseUrl: settings.DATABASE_URL,
     connections: settings.POSTING_CONCURRENCY + 1,
-    timeout_ms: 10_000,
+    // A database whose connections died without a word is found out in that time, so within 10 s all is well again.
+    timeout_ms: 6000,
     log,
     tracing: tracing !== undefined,
   })
