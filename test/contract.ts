@@ -61,13 +61,11 @@ function differences(method: string, url: string, seen: Seen): string[] {
 /** The operation that the document has for this address: one without parameters goes before one with. */
 function operationOf(method: string, pathname: string) {
   const templates = Object.keys(document.paths).sort((a, b) => parameters(a) - parameters(b))
-  for (const template of templates) {
-    const operation = document.paths[template]?.[method.toLowerCase()]
-    if (operation && new RegExp(`^${template.replaceAll('.', '\\.').replace(/\{\w+\}/g, '[^/]+')}/?$`).test(pathname)) {
-      return { operation, pointer: `/paths/${encoded(template)}/${method.toLowerCase()}` }
-    }
-  }
-  return undefined
+  const template = templates.find((candidate) =>
+    new RegExp(`^${candidate.replaceAll('.', '\\.').replace(/\{\w+\}/g, '[^/]+')}/?$`).test(pathname),
+  )
+  const operation = template && document.paths[template]?.[method.toLowerCase()]
+  return operation && { operation, pointer: `/paths/${encoded(template)}/${method.toLowerCase()}` }
 }
 
 const parameters = (template: string) => template.split('{').length

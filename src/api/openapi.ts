@@ -34,6 +34,7 @@ const PROBLEM_HEADERS: Record<number, z.ZodRawShape> = {
 /** What is found out before the route is: what came is no request, too much, or from whom it may not. */
 const BEFORE = [
   'malformed-request',
+  'invalid-request',
   'unauthenticated',
   'forbidden',
   'request-timeout',
@@ -43,16 +44,12 @@ const BEFORE = [
   'overloaded',
 ] as const
 
-const WITH_BODY = ['malformed-json', 'invalid-request', 'content-too-large', 'unsupported-media-type'] as const
+/** Of every route with a body. */
+export const WITH_BODY = ['malformed-json', 'content-too-large', 'unsupported-media-type'] as const
 
 /** Every type of problem that a route may answer. */
 function problemsOf(route: Route): ProblemType[] {
-  const types = new Set<ProblemType>([
-    ...(route.problems ?? []),
-    ...(route.body ? WITH_BODY : []),
-    ...(route.scope ? (['invalid-request'] as const) : []),
-    ...BEFORE,
-  ])
+  const types = new Set<ProblemType>([...(route.problems ?? []), ...(route.body ? WITH_BODY : []), ...BEFORE])
   return PROBLEM_TYPES.filter((type) => types.has(type))
 }
 
