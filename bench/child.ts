@@ -7,7 +7,7 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
-import { NODE_FLAGS } from '../src/keeper.ts'
+import { NODE_ENVIRONMENT, NODE_FLAGS } from '../src/keeper.ts'
 
 export type Child = {
   pid: number
@@ -23,7 +23,7 @@ const running = new Set<ChildProcess>()
 export async function startChild(file: string, env: NodeJS.ProcessEnv = {}): Promise<Child> {
   const path = fileURLToPath(new URL(`../${file}`, import.meta.url))
   const child = fork(path, [], {
-    env: { ...process.env, ...env },
+    env: { ...NODE_ENVIRONMENT, ...process.env, ...env },
     execArgv: NODE_FLAGS, // as npm start does, for the baselines, too
     // A group of its own: a terminal's Ctrl-C reaches the bench, which stops its children in order.
     detached: true,

