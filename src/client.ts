@@ -14,7 +14,7 @@ import type { routes } from './api/route.ts'
 import type { ProblemBody } from './api/schema.ts'
 
 type Routes = typeof routes
-export type RouteName = keyof Routes
+type RouteName = keyof Routes
 
 /** A part of the request, optional where nothing in it is required. */
 type Part<Name extends RouteName, Key extends string> =
@@ -24,7 +24,7 @@ type Part<Name extends RouteName, Key extends string> =
       : { [K in Key]: z.input<Schema> }
     : Record<never, never>
 
-export type Sent<Name extends RouteName> = Part<Name, 'params'> &
+type Sent<Name extends RouteName> = Part<Name, 'params'> &
   Part<Name, 'query'> &
   Part<Name, 'headers'> &
   Part<Name, 'body'>
@@ -33,7 +33,7 @@ type Answers<Name extends RouteName> = Routes[Name]['answers']
 type BodyOf<Answer> = Answer extends { body: infer Schema extends z.ZodType } ? z.output<Schema> : undefined
 
 /** What comes back: by status where it went well, a problem where it did not. */
-export type Received<Name extends RouteName> =
+type Received<Name extends RouteName> =
   | {
       [Status in keyof Answers<Name>]: {
         ok: true

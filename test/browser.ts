@@ -10,7 +10,7 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import anyTest, { type TestFn } from 'ava'
 import type { Page } from 'playwright-core'
-import { browserPath, openBrowser } from './chromium.ts'
+import { browserPath, openBrowser, strays, watch } from './chromium.ts'
 import { type Client, createClient } from './client.ts'
 import { backends, type Service, startService, until } from './harness.ts'
 
@@ -38,23 +38,8 @@ test.after.always('stop', async () => {
   await service?.stop()
 })
 
-type Watched = { page: Page; requests: string[]; errors: string[] }
-
-/** A page, and everything it asks for and complains of. */
-async function visit(path = '/', size = { width: 1280, height: 900 }): Promise<Watched> {
-  const page = await browser.context.newPage()
-  page.setDefaultTimeout(30_000)
-  await page.setViewportSize(size)
-  const [requests, errors]: [string[], string[]] = [[], []]
-  page.on('request', (request) => requests.push(request.url()))
-  page.on('console', (message) => message.type() === 'error' && errors.push(message.text()))
-  page.on('pageerror', (error) => errors.push(String(error)))
-  await page.goto(`${service.url}${path}`)
-  return { page, requests, errors }
-}
-
-/** Those that left for another host. */
-const strays = (requests: string[]) => requests.filter((url) => new URL(url).origin !== service.url)
+const visit = (path = '/', size?: { width: number; height: number }) =>
+  watch(browser.context, `${service.url}${path}`, size)
 
 /** How many points of a chart are drawn upon, what they add up to, and the colour that most have: the grid's. */
 async function ink(page: Page, chart: string): Promise<{ drawn: number; sum: number; colour: string }> {
@@ -114,23 +99,49 @@ trial('a newcomer opens two accounts, moves money, and sees each step of it', as
   t.regex(life, /Submitted[\s\S]*Queued[\s\S]*Started[\s\S]*Rejected[\s\S]*index 1/)
   t.regex(life, /in job [0-9a-f-]{36}, with 0 others/)
   t.true(requests.length > 10)
-  t.deepEqual(strays(requests), [])
+  t.deepEqual(strays(requests, service.url), [])
   t.deepEqual(errors, [])
   await page.close()
 })
 
-trial('the control: a request that leaves the host is seen', async (t) => {
-  const elsewhere = createServer((_request, response) => response.end())
-  elsewhere.listen(0, '127.0.0.1')
-  await once(elsewhere, 'listening')
-  const url = `http://127.0.0.1:${(elsewhere.address() as AddressInfo).port}/pixel`
-  const { page, requests } = await visit()
-  t.deepEqual(strays(requests), [])
-  await page.evaluate((there) => fetch(there, { mode: 'no-cors' }).catch(() => {}), url)
-  t.deepEqual(strays(requests), [url])
-  await page.close()
-  elsewhere.close()
-})
+trial(
+  'a request that would leave the host is stopped by the policy; the control: without it, it is seen',
+  async (t) => {
+    let arrived = 0
+    const elsewhere = createServer((_request, response) => {
+      arrived += 1
+      response.end()
+    })
+    t.teardown(() => elsewhere.close())
+    elsewhere.listen(0, '127.0.0.1')
+    await once(elsewhere, 'listening')
+    const there = `http://127.0.0.1:${(elsewhere.address() as AddressInfo).port}/pixel`
+    const { page, requests, errors, violations } = await visit()
+    const leave = () =>
+      page.evaluate(
+        (url) =>
+          fetch(url, { mode: 'no-cors' }).then(
+            () => true,
+            () => false,
+          ),
+        there,
+      )
+    t.false(await leave())
+    t.deepEqual(await violations(), [there])
+    t.is(errors.length, 1)
+    t.deepEqual([strays(requests, service.url), arrived], [[], 0])
+
+    await page.route(`${service.url}/`, async (route) => {
+      const response = await route.fetch()
+      const { 'content-security-policy': _, ...headers } = response.headers()
+      await route.fulfill({ response, headers })
+    })
+    await page.reload()
+    t.true(await leave())
+    t.deepEqual([strays(requests, service.url), arrived], [[there], 1])
+    await page.close()
+  },
+)
 
 trial('the strictest of policies stops nothing of it', async (t) => {
   const { page, errors } = await visit()

@@ -18,8 +18,15 @@ const PATH = '/dashboard'
 const HARMLESS =
   /^\/dashboard\/api\/queues\/(?:(?:pause|resume)|[^/]+\/(?:pause|resume|promote|retry\/failed)|[^/]+\/(?!clean\/)[^/]+\/(?:promote|retry))$/
 
-/** Everything it loads is local. The page names a font elsewhere, which is not fetched, and styles its own placeholder. */
-const POLICY = contentSecurityPolicy({ styleSrc: ["'self'", "'unsafe-inline'"], imgSrc: ["'self'", 'data:'] })
+/**
+ * Everything it needs is local, and named from a <base>. The page names a font elsewhere, which is not fetched, and styles
+ * its own placeholder.
+ */
+const POLICY = contentSecurityPolicy({
+  baseUri: ["'self'"],
+  styleSrc: ["'self'", "'unsafe-inline'"],
+  imgSrc: ["'self'", 'data:'],
+})
 
 /**
  * Goes before the body is read: bull-board brings a parser of its own. It is loaded when somebody looks for the first time:

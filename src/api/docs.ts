@@ -15,8 +15,8 @@ import { PROBLEMS, Problem } from './problem.ts'
 import { EXPLAINED, PROBLEM_TYPES } from './schema.ts'
 import { contentSecurityPolicy } from './security.ts'
 
-const SWAGGER_UI = packageRoot('swagger-ui-dist')
-const REDOC = `${packageRoot('redoc')}/bundles`
+const SWAGGER_UI = folderOf(import.meta.resolve('swagger-ui-dist/package.json'))
+const REDOC = folderOf(import.meta.resolve('redoc/bundles/redoc.standalone.js'))
 
 /** The only files served, by name: nothing else of a package can be asked for. */
 const FILES = new Map([
@@ -33,17 +33,25 @@ const SCRIPTS = new Map([
     'swagger-ui-start.js',
     `SwaggerUIBundle({ url: '/openapi.json', dom_id: '#page', deepLinking: true, validatorUrl: null })`,
   ],
-  ['redoc-start.js', `Redoc.init('/openapi.json', { disableTelemetry: true }, document.getElementById('page'))`],
+  [
+    'redoc-start.js',
+    `import { init } from '/docs/redoc.standalone.js'
+init('/openapi.json', { disableTelemetry: true }, document.getElementById('page'))`,
+  ],
 ])
 
-/** Both write styles into the page; ReDoc searches in a worker. */
+/**
+ * Both write styles into the page; ReDoc searches in a worker, and brings a font. Its maker's logo, which is elsewhere, is
+ * not fetched.
+ */
 const POLICY = contentSecurityPolicy({
   styleSrc: ["'self'", "'unsafe-inline'"],
+  fontSrc: ["'self'", 'data:'],
   imgSrc: ["'self'", 'data:'],
   workerSrc: ["'self'", 'blob:'],
 })
 
-function page(title: string, scripts: string[], styles: string[] = []): string {
+function page(title: string, head: string, scripts: string): string {
   return `<!doctype html>
 <html lang="en">
 <head>
@@ -51,18 +59,22 @@ function page(title: string, scripts: string[], styles: string[] = []): string {
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>${title}</title>
 <link rel="icon" href="/docs/favicon-32x32.png">
-${styles.map((file) => `<link rel="stylesheet" href="/docs/${file}">`).join('\n')}
+${head}
 </head>
 <body>
 <div id="page"></div>
-${scripts.map((file) => `<script src="/docs/${file}"></script>`).join('\n')}
+${scripts}
 </body>
 </html>
 `
 }
 
-const SWAGGER_PAGE = page('Transfer: Swagger UI', ['swagger-ui-bundle.js', 'swagger-ui-start.js'], ['swagger-ui.css'])
-const REDOC_PAGE = page('Transfer: ReDoc', ['redoc.standalone.js', 'redoc-start.js'])
+const SWAGGER_PAGE = page(
+  'Transfer: Swagger UI',
+  '<link rel="stylesheet" href="/docs/swagger-ui.css">',
+  '<script src="/docs/swagger-ui-bundle.js"></script>\n<script src="/docs/swagger-ui-start.js"></script>',
+)
+const REDOC_PAGE = page('Transfer: ReDoc', '', '<script type="module" src="/docs/redoc-start.js"></script>')
 
 export function docsRoutes(router: Router): void {
   const text = JSON.stringify(makeDocument())
@@ -106,6 +118,6 @@ function respond(ctx: Context, type: string, body: string): void {
   ctx.body = body
 }
 
-function packageRoot(name: string): string {
-  return dirname(fileURLToPath(import.meta.resolve(`${name}/package.json`)))
+function folderOf(url: string): string {
+  return dirname(fileURLToPath(url))
 }

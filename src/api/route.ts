@@ -15,7 +15,7 @@ import type { ProblemType } from './problem.ts'
 import * as schema from './schema.ts'
 import { keyQuery, transferQuery } from './transfer.ts'
 
-export type Answer = {
+type Answer = {
   description: string
   /** Without it, the answer has no body. */
   body?: z.ZodType
