@@ -52,7 +52,7 @@ export function createApiMetrics() {
     }),
     overloaded: new client.Counter({
       name: 'transfer_overloaded_total',
-      help: 'Transfers refused because too many were waiting',
+      help: 'Requests refused because too many transfers were waiting',
       registers,
     }),
     jobSize: new client.Histogram({

@@ -128,7 +128,7 @@ trial(
       )
     t.false(await leave())
     t.deepEqual(await violations(), [there])
-    t.is(errors.length, 1)
+    t.true(errors.length > 0)
     t.deepEqual([strays(requests, service.url), arrived], [[], 0])
 
     await page.route(`${service.url}/`, async (route) => {

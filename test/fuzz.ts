@@ -230,7 +230,7 @@ test('who sends slowly, or nothing, is turned out, and keeps nobody else from be
       })
       socket.write(beginning)
     })
-  const header = 'POST /transfers HTTP/1.1\r\nHost: a\r\n'
+  const header = 'POST /transfers HTTP/1.1\r\nHost: localhost\r\n'
   const body = `${header}Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n`
   const slow = [
     ...Array.from({ length: 200 }, () => trickle(`${header}A: `, 'x')),
@@ -266,7 +266,7 @@ test('more connections than there may be are closed, and the others are served',
   const first = sockets.find((socket) => !socket.closed)
   const [answer] = await Promise.all([
     first && once(first, 'data'),
-    first?.write('GET /health HTTP/1.1\r\nHost: a\r\n\r\n'),
+    first?.write('GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n'),
   ])
   t.regex(String(answer?.[0]), /^HTTP\/1\.1 204 /)
   for (const socket of sockets) socket.destroy()

@@ -63,17 +63,18 @@ export function accountRoutes(
     // Money out of the service account is new money.
     if (balance !== undefined) demand(ctx, 'operate')
     const created_at = await open(id, balance ?? null, caller)
+    const opened = { id, overdraft: false, created_at }
+    if (balance === undefined) {
+      ctx.body = opened
+    } else {
+      const funding: Transfer = { id: fundingId(id), source: SERVICE_ACCOUNT, destination: id, amount: balance }
+      const job = await submissions.submit([funding], ctx.state.request_id)
+      const decision = wait > 0 ? await decisions.wait(funding.id, wait) : null
+      if (decision) applied(ctx, wait)
+      ctx.body = { ...opened, funding: decision ?? { ...funding, status: 'queued', job } }
+    }
     ctx.status = 201
     ctx.set('Location', `/accounts/${id}`)
-    if (balance === undefined) {
-      ctx.body = { id, overdraft: false, created_at }
-      return
-    }
-    const funding: Transfer = { id: fundingId(id), source: SERVICE_ACCOUNT, destination: id, amount: balance }
-    const job = await submissions.submit([funding], ctx.state.request_id)
-    const decision = wait > 0 ? await decisions.wait(funding.id, wait) : null
-    if (decision) applied(ctx, wait)
-    ctx.body = { id, overdraft: false, created_at, funding: decision ?? { ...funding, status: 'queued', job } }
   })
 
   /**

@@ -17,7 +17,7 @@ import { Problem, reach } from './problem.ts'
 
 export type Submissions = {
   /** Says at once, before a body is read, that it would be in vain. @throws Problem overloaded. */
-  admit(): void
+  admit(transfers?: number): void
   /**
    * Puts transfers into the queue, all or none of them.
    *
@@ -56,15 +56,15 @@ export function createSubmissions(options: {
     jobs = Object.values(counts).reduce((sum, count) => sum + count, 0)
   }, DEPTH_INTERVAL_MS)
 
-  function admit(): void {
-    if (batcher.waiting() >= submissionLimit || jobs * transfersPerJob > queueLimit) {
+  function admit(transfers = 1): void {
+    if (batcher.waiting() + transfers > submissionLimit || jobs * transfersPerJob > queueLimit) {
       metrics.overloaded.inc()
       throw new Problem('overloaded', 'more transfers are waiting than can be taken on: repeat the request later')
     }
   }
 
   async function submit(transfers: Transfer[], requestId: string): Promise<string> {
-    admit()
+    admit(transfers.length)
     const job = await batcher.push({ transfers, origin: tracing?.here() })
     if (log.isLevelEnabled('debug')) {
       for (const { id } of transfers) log.debug({ request_id: requestId, job, transfer: id }, 'submitted')

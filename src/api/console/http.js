@@ -35,8 +35,8 @@ export async function call(path, { method = 'GET', body, headers = {}, signal } 
     throw signal?.aborted ? error : new Error('The API cannot be reached.')
   })
   if (answer.ok) return answer
-  if (answer.status === 401) ask()
   const problem = await answer.json().catch(() => ({}))
+  if (answer.status === 401) ask(token ? problem.detail : '')
   throw new ApiProblem(answer.status, problem.detail ?? `The API answered ${answer.status}.`)
 }
 
@@ -45,7 +45,9 @@ export async function read(path, options) {
   return await (await call(path, options)).json()
 }
 
-function ask() {
+/** @param {string} why the last one was refused */
+function ask(why) {
+  find('access-problem').textContent = why
   const panel = find('access')
   if (!panel.hidden) return
   panel.hidden = false
