@@ -17,6 +17,8 @@ type OfferSpec = { url: string; connections: number; rate: number; seconds: numb
 export type Answers = { count: number; p50_ms: number; p99_ms: number }
 
 export type OfferResult = {
+  /** Requests, answered or not when the time was over. */
+  sent: number
   /** By status. */
   answers: Record<string, Answers>
   /** Connections reset or timed out. */
@@ -24,8 +26,8 @@ export type OfferResult = {
   /** Transfers accepted. */
   ids: string[]
   /** In ms since 1970. */
-  first_at: number
-  last_at: number
+  began_at: number
+  ended_at: number
 }
 
 export type Offer = Child & { run(spec: OfferSpec): Promise<OfferResult> }
@@ -46,7 +48,7 @@ function run({ url, connections, rate, seconds, requests }: OfferSpec): Promise<
   const prepared = requests.map((request) => ({ ...request, headers, onResponse }))
   const each = Math.max(1, Math.floor(prepared.length / connections))
   let client_number = 0
-  let first_at = 0
+  let sent = 0
   return new Promise((resolve, reject) => {
     const instance = autocannon(
       {
@@ -59,16 +61,20 @@ function run({ url, connections, rate, seconds, requests }: OfferSpec): Promise<
         setupClient: (client) => {
           const from = (client_number++ * each) % prepared.length
           client.setRequests(prepared.slice(from, from + each))
+          // autocannon's own count takes each connection's share of the first second for sent.
+          client.addListener('request', () => {
+            sent += 1
+          })
         },
       },
       (error: Error | null, result) => {
         if (error) return reject(error)
         const answers = Object.fromEntries([...durations].map(([status, took_ms]) => [status, sum(took_ms)]))
-        resolve({ answers, errors: result.errors, ids, first_at, last_at: result.finish.getTime() })
+        const [began_at, ended_at] = [result.start.getTime(), result.finish.getTime()]
+        resolve({ sent, answers, errors: result.errors, ids, began_at, ended_at })
       },
     )
     instance.on('response', (_client, status, _bytes, duration_ms) => {
-      first_at ||= Date.now()
       const sofar = durations.get(status)
       if (sofar) sofar.push(duration_ms)
       else durations.set(status, [duration_ms])

@@ -4,12 +4,10 @@
  * What the service does with more than it can: the rate that it sustains is measured first, then three times that is
  * aimed at it for a minute. It may refuse (503), and let its queue grow; it may not lose what it has accepted, answer
  * late, refuse in any other way, or grow without end. Afterwards the queue is drained, each accepted transfer is looked
- * up in the ledger by its id, and the books are audited. Offered is what was really sent and answered: of a service that
- * answers slowly, connections cannot ask as much as they are told to. All connections begin their second at once, so
- * what comes in comes in bursts.
+ * up in the ledger by its id, and the books are audited. Offered is what was really sent: connections that wait for an
+ * answer send less than they are told to. All begin their second at once, so what comes in comes in bursts.
  *
- * `--seconds N` for another length (then nothing is saved), `--backend postgres` for the queue without Redis.
- * Exit code: 1 if a bar is missed.
+ * `--seconds N` and `--backend postgres` show results without saving them. Exit code: 1 if a bar is missed.
  */
 import { parseArgs } from 'node:util'
 import { audit, describeAudit } from '../src/db/audit.ts'
@@ -18,7 +16,7 @@ import { startLoad } from './load.ts'
 import { type OfferResult, startOffer } from './offer.ts'
 import { machine, type Row, saveResult, table } from './report.ts'
 import { perSecond, round, runTransfers, serviceTarget } from './run.ts'
-import { dropDatabase, onDatabase, openStage, type Service, type Stage, startService, until } from './stage.ts'
+import { dropDatabase, onDatabase, openStage, type Service, startService, until } from './stage.ts'
 import { residentBytes } from './watch.ts'
 import { openAccounts, transferRequests } from './workload.ts'
 
@@ -57,12 +55,14 @@ async function main(): Promise<void> {
     const service = await startService(stage, backend)
     const { row, faults } = await overload(service, seconds)
     await service.stop()
-    faults.push(...(await checkBooks(stage, service.databaseUrl)))
+    const books = await audit(service.databaseUrl)
+    await dropDatabase(stage, service.databaseUrl)
+    console.log(describeAudit(books))
+    if (!books.ok) faults.push('the books do not balance')
     console.log(`\n${table(Object.entries(row).map(([measure, value]) => ({ measure, value })))}\n`)
     const workload = `${TIMES} x the sustained rate aimed at it for ${seconds} s, ${CONNECTIONS} connections, ${backend}`
     if (values.seconds === undefined && backend === 'redis') {
-      const result = { part: 'overload', workload, rows: [row], faults }
-      console.log(await saveResult(result, machine(stage.versions)))
+      console.log(await saveResult({ part: 'overload', workload, rows: [row], faults }, machine(stage.versions)))
     }
     for (const fault of faults) console.error(`FAULT ${fault}`)
     if (faults.length > 0) process.exitCode = 1
@@ -84,8 +84,7 @@ async function overload(service: Service, seconds: number): Promise<{ row: Row; 
     console.log(`sustained: ${sustained.posted_per_s} posted/s; now offering ${rate}/s for ${seconds} s`)
 
     const countDecided = () => target.countDecided(client, accounts)
-    const countRejected = () => target.countRejected(client, accounts)
-    const [decidedBefore, rejectedBefore] = [await countDecided(), await countRejected()]
+    const decidedBefore = await countDecided()
     const offer = await startOffer()
     const memory = watchMemory({ api: service.pids.api ?? 0, worker: service.pids.worker ?? 0 })
     const requests = transferRequests(SUSTAINED.shape, accounts)
@@ -96,13 +95,13 @@ async function overload(service: Service, seconds: number): Promise<{ row: Row; 
     const decidedWhenOver = (await countDecided()) - decidedBefore
     console.log(`over: ${sent.ids.length} accepted, ${decidedWhenOver} of them decided; now waiting for the rest`)
     const { decided, drained_at } = await drain(countDecided, decidedBefore + sent.ids.length)
-    const posted = decided - decidedBefore - ((await countRejected()) - rejectedBefore)
+    const rejected = (await target.countRejected(client, accounts)) - sustained.rejected
     const measured = {
       sustained_per_s: sustained.posted_per_s,
       aimed_per_s: rate,
       ...describeAnswers(sent),
-      posted_per_s: perSecond(posted, drained_at - sent.first_at),
-      drain_ms: Math.max(0, drained_at - sent.last_at),
+      posted_per_s: perSecond(decided - decidedBefore - rejected, drained_at - sent.began_at),
+      drain_ms: Math.max(0, drained_at - sent.ended_at),
       waiting_at_end: Math.max(0, sent.ids.length - decidedWhenOver),
       lost: await countLost(service.databaseUrl, sent.ids),
     }
@@ -110,20 +109,21 @@ async function overload(service: Service, seconds: number): Promise<{ row: Row; 
   })
 }
 
-function describeAnswers({ answers, ids, errors, first_at, last_at }: OfferResult) {
+function describeAnswers({ sent, answers, ids, errors, began_at, ended_at }: OfferResult) {
   const { 202: accepted, 503: refused, ...others } = answers
-  const count = Object.values(answers).reduce((all, answer) => all + answer.count, 0)
-  const rate = (n: number) => perSecond(n, last_at - first_at)
+  const count = (some: typeof answers) => Object.values(some).reduce((all, answer) => all + answer.count, 0)
+  const rate = (n: number) => perSecond(n, ended_at - began_at)
   return {
-    offered_per_s: rate(count + errors),
+    offered_per_s: rate(sent),
     accepted_per_s: rate(ids.length),
     refused_per_s: rate(refused?.count ?? 0),
     accepted_ms_p50: accepted ? round(accepted.p50_ms) : null,
     accepted_ms_p99: accepted ? round(accepted.p99_ms) : null,
     refused_ms_p50: refused ? round(refused.p50_ms) : null,
     refused_ms_p99: refused ? round(refused.p99_ms) : null,
-    other_answers: Object.values(others).reduce((all, answer) => all + answer.count, 0),
+    other_answers: count(others),
     errors,
+    unanswered_at_end: sent - count(answers) - errors,
   }
 }
 
@@ -191,14 +191,6 @@ async function countLost(databaseUrl: string, ids: string[]): Promise<number> {
     )
     return Number(rows[0]?.lost)
   })
-}
-
-/** Audits the ledger and deletes it. @returns what is wrong with it. */
-async function checkBooks(stage: Stage, databaseUrl: string): Promise<string[]> {
-  const result = await audit(databaseUrl)
-  await dropDatabase(stage, databaseUrl)
-  console.log(describeAudit(result))
-  return result.ok ? [] : ['the books do not balance']
 }
 
 await main().catch((error: unknown) => {
