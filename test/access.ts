@@ -193,7 +193,7 @@ test.serial('failed attempts and requests are limited, and every answer has its 
   t.is(ok?.headers.get('RateLimit-Policy'), '"caller";q=2;w=1')
   t.regex(ok?.headers.get('RateLimit') ?? '', /^"caller";r=\d;t=1$/)
   for (const { headers } of answers) {
-    t.regex(headers.get('Content-Security-Policy') ?? '', /default-src 'self'/)
+    t.regex(headers.get('Content-Security-Policy') ?? '', /default-src 'none'/)
     t.is(headers.get('X-Content-Type-Options'), 'nosniff')
     t.is(headers.get('Cache-Control'), 'no-store')
     t.is(headers.get('Strict-Transport-Security'), null)

@@ -145,9 +145,15 @@ test.serial('deadlocks, lock waits and closings are those of Postgres', async (t
   const [account] = await openFunded(service, '10')
   t.is((await read(service.url)).get('transfer_books_closed_total{part="api"}'), 0)
   const closer = await service.pool.connect()
-  await closer.query('SELECT ledger.close_books(ARRAY[$1::uuid])', [account])
+  // As soon as no transaction anywhere in this Postgres is older than the credit.
+  await until(async () => {
+    const { rows } = await closer.query('SELECT ledger.close_books(ARRAY[$1::uuid]) AS closed', [account])
+    return Number(rows[0].closed) === 1
+  })
   closer.release(true)
-  await until(async () => (await read(service.url)).get('transfer_books_closed_total{part="api"}') === 1)
+  await until(async () => (await read(service.url)).get('transfer_books_closed_total{part="api"}') === 1, {
+    timeout_ms: 30_000,
+  })
 })
 
 test.serial('a worker that hangs is left out in time, and counted', async (t) => {

@@ -231,7 +231,9 @@ for (const [how, arrange] of Object.entries(OUTAGES)) {
     })
     const before = await readBooks(db)
     const failing = calls()
-    await until(() => calls() > failing + 4 && log.some(({ msg }) => msg === 'posting failed, trying again'))
+    await until(() => calls() > failing + 4 && log.some(({ msg }) => msg === 'posting failed, trying again'), {
+      timeout_ms: 60_000,
+    })
     t.deepEqual(await readBooks(db), before, 'nothing moves while it is away')
     t.true(before.transfer && before.transfer.length < 600, 'it went away in the middle')
 

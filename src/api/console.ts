@@ -10,6 +10,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import type { Router } from '@koa/router'
 import type { Context } from 'koa'
 import { Problem } from './problem.ts'
+import { asPage } from './security.ts'
 
 const FOLDER = new URL('console/', import.meta.url)
 /** Drawn with by the page's modules, under the name they import. */
@@ -46,6 +47,7 @@ export function consoleRoutes(router: Router): void {
   function send(ctx: Context, name: string): void {
     const file = files.get(name)
     if (!file) throw new Problem('not-found', `there is nothing at ${ctx.path}`)
+    asPage(ctx)
     ctx.status = 200
     ctx.type = file.type
     ctx.set('ETag', file.etag)

@@ -10,7 +10,7 @@ import type { Context, Middleware, Next } from 'koa'
 import type { TransferQueue } from '../queue.ts'
 import { demand } from './access.ts'
 import { Problem } from './problem.ts'
-import { contentSecurityPolicy } from './security.ts'
+import { asPage, contentSecurityPolicy } from './security.ts'
 
 const PATH = '/dashboard'
 
@@ -37,7 +37,7 @@ export function dashboard(queue: TransferQueue): Middleware {
   const show: Middleware = async (ctx, next) => {
     ctx.state.route = PATH
     admit(ctx)
-    ctx.set('Content-Security-Policy', POLICY)
+    asPage(ctx, POLICY)
     board ??= createBoard(queue)
     await (await board)(ctx, next)
   }

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { refuseOtherCluster } from '../db/closing.ts'
 import { refuseOtherVersion } from '../db/migrate.ts'
-import { openPool } from '../db/pool.ts'
+import { openPool, untilReached } from '../db/pool.ts'
 import { createLog } from '../log.ts'
 import { createApiMetrics, watchPool, watchStores } from '../metrics.ts'
 import { runUntilStopped } from '../process.ts'
@@ -34,8 +34,8 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
     log,
     tracing: tracing !== undefined,
   })
-  await refuseOtherVersion(pool)
-  await refuseOtherCluster(pool)
+  await untilReached(log, () => refuseOtherVersion(pool))
+  await untilReached(log, () => refuseOtherCluster(pool))
   const queue = await openQueue(settings, tracing?.telemetry)
   queue.on('error', (error) => log.warn({ error: String(error) }, 'queue'))
   await warnOfLoss(settings, log)

@@ -1,8 +1,8 @@
 /*
  * Security headers
  *
- * koa-helmet says which; they never change, so it is asked once. A page that needs more sets a Content-Security-Policy
- * of its own from contentSecurityPolicy().
+ * koa-helmet says which; they never change, so it is asked once. What is data carries what keeps it data, a page all of
+ * them, with a Content-Security-Policy of its own if it needs more than the strictest.
  */
 import type { Context, Middleware, Next } from 'koa'
 import helmet from 'koa-helmet'
@@ -31,16 +31,33 @@ function ask(directives: Directives): [name: string, value: string][] {
   return headers
 }
 
-const HEADERS = [...ask(DIRECTIVES), ['Cache-Control', 'no-store'] as const]
+const OF_A_PAGE = ask(DIRECTIVES)
 
-/** The policy with these directives changed, for one page. */
+/**
+ * Of an answer that is data. What else helmet sets tells a browser how to treat a page; each header takes a few per cent
+ * of what a short answer costs, here and at the client.
+ */
+const OF_DATA = [
+  ...ask({ defaultSrc: ["'none'"], frameAncestors: ["'none'"] }).filter(([name]) =>
+    ['Content-Security-Policy', 'Cross-Origin-Resource-Policy', 'X-Content-Type-Options'].includes(name),
+  ),
+  ['Cache-Control', 'no-store'] as const,
+]
+
+/** The policy of pages with these directives changed. */
 export function contentSecurityPolicy(changes: Directives): string {
   return ask({ ...DIRECTIVES, ...changes }).find(([name]) => name === 'Content-Security-Policy')?.[1] ?? ''
 }
 
+/** For whatever a browser shows. @param policy from contentSecurityPolicy(); the strictest unless told. */
+export function asPage(ctx: Context, policy?: string): void {
+  for (const [name, value] of OF_A_PAGE) ctx.res.setHeader(name, value)
+  if (policy !== undefined) ctx.res.setHeader('Content-Security-Policy', policy)
+}
+
 export function security(): Middleware {
   return async (ctx: Context, next: Next) => {
-    for (const [name, value] of HEADERS) ctx.res.setHeader(name, value)
+    for (const [name, value] of OF_DATA) ctx.res.setHeader(name, value)
     await next()
   }
 }

@@ -93,7 +93,8 @@ async function readTokens(file: string): Promise<Map<string, Caller>> {
 }
 
 async function readKeys({ AUTH_JWKS_URL, AUTH_JWKS_FILE }: Settings): Promise<JWTVerifyGetKey | undefined> {
-  if (AUTH_JWKS_URL) return createRemoteJWKSet(new URL(AUTH_JWKS_URL), { timeoutDuration: 900 })
+  // Asked for again after a minute: a key that was withdrawn counts no longer than that, and what was verified with it.
+  if (AUTH_JWKS_URL) return createRemoteJWKSet(new URL(AUTH_JWKS_URL), { timeoutDuration: 900, cacheMaxAge: 60_000 })
   if (AUTH_JWKS_FILE === undefined) return undefined
   const jwks = z.object({ keys: z.array(z.looseObject({ kty: z.string() })) })
   return createLocalJWKSet(await readJson('AUTH_JWKS_FILE', AUTH_JWKS_FILE, jwks))

@@ -36,33 +36,45 @@ export async function openPool(options: {
   tracing?: boolean
 }): Promise<DatabasePool> {
   const { databaseUrl, connections, timeout_ms, log, tracing = false } = options
+  const open = () =>
+    createPool(asApp(databaseUrl), {
+      driverFactory: impatient(timeout_ms + GRACE_MS),
+      maxPoolSize: connections,
+      connectionTimeout: timeout_ms,
+      statementTimeout: timeout_ms,
+      gracefulTerminationTimeout: 500,
+      idleTimeout: 60_000,
+      tracing,
+      // The callers decide what is worth a second try; slonik's own retries would hide a deadlock from us.
+      connectionRetryLimit: 0,
+      queryRetryLimit: 0,
+      transactionRetryLimit: 0,
+      // The default, DISCARD ALL after every checkout, costs half again a query and drops prepared statements.
+      resetConnection: async () => {},
+      // slonik's own would make floats of numeric and lose cents.
+      typeParsers: [
+        { name: 'int8', parse: Number },
+        { name: 'numeric', parse: String },
+        { name: 'timestamptz', parse: rfc3339 },
+      ],
+    })
+  return await untilReached(log, open).catch((error: unknown) => {
+    // The login works, the role it is to work as does not: nobody has migrated yet.
+    throw new Error(`the database is not migrated: npm run migrate (${String(error)})`, { cause: error })
+  })
+}
+
+/**
+ * Does what a process begins with, again and again until there is a database to do it with.
+ *
+ * @throws what is wrong with more than the way to it.
+ */
+export async function untilReached<Result>(log: Logger, work: () => Promise<Result>): Promise<Result> {
   for (;;) {
     try {
-      return await createPool(asApp(databaseUrl), {
-        driverFactory: impatient(timeout_ms + GRACE_MS),
-        maxPoolSize: connections,
-        connectionTimeout: timeout_ms,
-        statementTimeout: timeout_ms,
-        gracefulTerminationTimeout: 500,
-        idleTimeout: 60_000,
-        tracing,
-        // The callers decide what is worth a second try; slonik's own retries would hide a deadlock from us.
-        connectionRetryLimit: 0,
-        queryRetryLimit: 0,
-        transactionRetryLimit: 0,
-        // The default, DISCARD ALL after every checkout, costs half again a query and drops prepared statements.
-        resetConnection: async () => {},
-        // slonik's own would make floats of numeric and lose cents.
-        typeParsers: [
-          { name: 'int8', parse: Number },
-          { name: 'numeric', parse: String },
-          { name: 'timestamptz', parse: rfc3339 },
-        ],
-      })
+      return await work()
     } catch (error) {
-      // The login works, the role it is to work as does not: nobody has migrated yet.
-      if (!isPassing(error))
-        throw new Error(`the database is not migrated: npm run migrate (${String(error)})`, { cause: error })
+      if (!isPassing(error)) throw error
       log.warn({ error: String(error) }, 'database not reachable yet; trying again in 1 s')
       await sleep(1000)
     }

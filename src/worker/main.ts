@@ -7,7 +7,7 @@
 import type { Logger } from 'pino'
 import { closeBooks, refuseOtherCluster, sweepBooks } from '../db/closing.ts'
 import { refuseOtherVersion } from '../db/migrate.ts'
-import { openPool } from '../db/pool.ts'
+import { openPool, untilReached } from '../db/pool.ts'
 import { createLog } from '../log.ts'
 import { createWorkerMetrics, type WorkerMetrics, watchPool } from '../metrics.ts'
 import { runUntilStopped } from '../process.ts'
@@ -57,8 +57,8 @@ export async function startWorker(
     log,
     tracing: tracing !== undefined,
   })
-  await refuseOtherVersion(pool)
-  await refuseOtherCluster(pool)
+  await untilReached(log, () => refuseOtherVersion(pool))
+  await untilReached(log, () => refuseOtherCluster(pool))
   const metrics = createWorkerMetrics()
   watchPool(metrics, pool, settings.POSTING_CONCURRENCY + 1)
   const poster = createPoster({
