@@ -1,5 +1,5 @@
 /*
- * A client of the service
+ * A client of the service, for measuring it
  *
  * Plain HTTP on connections that are kept alive. Told 503, it does what the answer says: it waits and repeats the
  * request, which is safe for whatever carries a key or an id.
@@ -7,7 +7,7 @@
 import { Agent, request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-export type Answer = {
+type Answer = {
   /** 0 if the connection broke. */
   status: number
   headers: Record<string, string | string[] | undefined>
@@ -16,7 +16,7 @@ export type Answer = {
   repeats: number
 }
 
-export type Client = {
+type Client = {
   send(method: 'GET' | 'POST', path: string, body?: object, headers?: Record<string, string>): Promise<Answer>
   close(): void
 }
@@ -54,20 +54,4 @@ export function createClient(url: string, connections: number): Client {
   }
 
   return { send, close: () => agent.destroy() }
-}
-
-/** Works through all items, that many at a time, in order of starting. */
-export async function inParallel<Item, Result>(
-  items: readonly Item[],
-  lanes: number,
-  work: (item: Item) => Promise<Result>,
-): Promise<Result[]> {
-  const results: Result[] = []
-  const entries = items.entries()
-  await Promise.all(
-    Array.from({ length: Math.min(lanes, items.length) }, async () => {
-      for (const [position, item] of entries) results[position] = await work(item)
-    }),
-  )
-  return results
 }

@@ -10,11 +10,11 @@
  * Next: order.ts, what is submitted; verdict.ts, the audit from outside.
  */
 import { randomInt, randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
-import { z } from 'zod'
+import { type Client, createClient } from '../src/client.ts'
 import { audit, describeAudit } from '../src/db/audit.ts'
 import { SERVICE_ACCOUNT } from '../src/transfer.ts'
-import { type Answer, type Client, createClient, inParallel } from './client.ts'
 import { drawOrders, type Order, seeded } from './order.ts'
 import { startProgress } from './progress.ts'
 import { type Accepted, type Decided, decided, describeVerdict, judge } from './verdict.ts'
@@ -23,7 +23,8 @@ import { startWholeService } from './whole.ts'
 const ACCOUNTS = 1000
 const TRANSFERS = 20_000
 const OPENING = '100.00'
-const CONNECTIONS = 64
+const LANES = 64
+const REPEATS = 30
 
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: { url: { type: 'string' } } })
@@ -37,26 +38,25 @@ async function main(): Promise<void> {
     void service.stop().finally(() => process.exit(1))
   }
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, stopOnSignal)
-  const client = createClient(service.url, CONNECTIONS)
   try {
     console.log(`on ${service.url}; SEED=${seed} repeats this demo`)
-    const ok = await play(client, seed)
+    const ok = await play(service.url, seed)
     console.log()
     const inside = service.databaseUrl ? await audit(service.databaseUrl) : undefined
     console.log(inside ? describeAudit(inside) : 'DATABASE_URL is not set: the books were not audited from inside')
     if (!ok || inside?.ok === false) process.exitCode = 1
   } finally {
-    client.close()
     await service.stop()
   }
 }
 
-async function play(client: Client, seed: number): Promise<boolean> {
+async function play(url: string, seed: number): Promise<boolean> {
+  const client = createClient(url, { fetch: patiently() })
   const accounts = Array.from({ length: ACCOUNTS }, () => randomUUID() as string)
   const bankBefore = await readBalance(client, SERVICE_ACCOUNT)
   const fundings = await openAll(client, accounts)
   const orders = drawOrders(accounts, TRANSFERS, seeded(seed))
-  const accepted = await submitAll(client, orders)
+  const accepted = await submitAll(url, orders)
   await waitForAll(client, fundings, 'opening balances posted')
   const decisions = await waitForAll(client, [...new Set(accepted.map(({ id }) => id))], 'transfers decided')
   const balances = await readAll(client, accounts)
@@ -66,33 +66,28 @@ async function play(client: Client, seed: number): Promise<boolean> {
   return verdict.faults.length === 0
 }
 
-const opened = z.object({ id: z.string(), funding: z.object({ id: z.string() }) })
-
 /** @returns the ids of the transfers that fund them. */
 async function openAll(client: Client, accounts: readonly string[]): Promise<string[]> {
   const progress = startProgress('accounts opened', accounts.length)
-  const ids = await inParallel(accounts, CONNECTIONS, async (id) => {
-    const answer = await client.send('POST', '/accounts', { id, balance: OPENING })
+  const ids = await inParallel(accounts, async (id) => {
+    const { funding } = taken(await client.call('POST /accounts', { body: { id, balance: OPENING } })).body
+    if (!funding) throw new Error(`account ${id} was opened without its money`)
     progress.step()
-    return opened.parse(expect(answer, 201)).funding.id
+    return funding.id
   })
   progress.done()
   return ids
 }
 
-const submitted = z.object({ id: z.string() })
-
-async function submitAll(client: Client, orders: readonly Order[]): Promise<Accepted[]> {
+async function submitAll(url: string, orders: readonly Order[]): Promise<Accepted[]> {
   const progress = startProgress('transfers accepted', orders.length)
-  const accepted = await inParallel(orders, CONNECTIONS, async ({ source, destination, amount, key }) => {
-    const headers = key === undefined ? undefined : { 'idempotency-key': key }
-    const answer = await client.send('POST', '/transfers', { source, destination, amount }, headers)
+  const accepted = await inParallel(orders, async ({ source, destination, amount, key }) => {
+    let repeats = 0
+    const client = createClient(url, { fetch: patiently(() => (repeats += 1)) })
+    const sent = { body: { source, destination, amount }, headers: { 'Idempotency-Key': key } }
+    const { body, headers } = taken(await client.call('POST /transfers', sent))
     progress.step()
-    return {
-      id: submitted.parse(expect(answer, 200, 202)).id,
-      replayed: answer.headers['idempotent-replayed'] === 'true',
-      repeats: answer.repeats,
-    }
+    return { id: body.id, replayed: headers.get('Idempotent-Replayed') === 'true', repeats }
   })
   progress.done()
   return accepted
@@ -101,20 +96,18 @@ async function submitAll(client: Client, orders: readonly Order[]): Promise<Acce
 /** Asks for each, waiting where it is not decided yet. */
 async function waitForAll(client: Client, ids: readonly string[], what: string): Promise<Decided[]> {
   const progress = startProgress(what, ids.length)
-  const decisions = await inParallel(ids, CONNECTIONS, async (id) => {
-    const answer = await client.send('GET', `/transfers/${id}`, undefined, { prefer: 'wait=30' })
+  const decisions = await inParallel(ids, async (id) => {
+    const answer = await client.call('GET /transfers/{id}', { params: { id }, headers: { Prefer: 'wait=30' } })
     progress.step()
-    return decided.parse(expect(answer, 200))
+    return decided.parse(taken(answer).body)
   })
   progress.done()
   return decisions
 }
 
-const balance = z.object({ balance: z.string() })
-
 async function readAll(client: Client, accounts: readonly string[]): Promise<string[]> {
   const progress = startProgress('balances read', accounts.length)
-  const balances = await inParallel(accounts, CONNECTIONS, async (account) => {
+  const balances = await inParallel(accounts, async (account) => {
     const found = await readBalance(client, account)
     progress.step()
     return found
@@ -124,14 +117,44 @@ async function readAll(client: Client, accounts: readonly string[]): Promise<str
 }
 
 async function readBalance(client: Client, account: string): Promise<string> {
-  const answer = await client.send('GET', `/accounts/${account}/balance`)
-  return balance.parse(expect(answer, 200)).balance
+  return taken(await client.call('GET /accounts/{id}/balance', { params: { id: account } })).body.balance
 }
 
-/** @throws Error for any other status: the service promises not to. */
-function expect(answer: Answer, ...statuses: number[]): unknown {
-  if (statuses.includes(answer.status)) return answer.body
-  throw new Error(`answered ${answer.status} instead of ${statuses.join(' or ')}: ${JSON.stringify(answer.body)}`)
+/** @throws Error for a problem: the service promises that there is none. */
+function taken<Answer extends { ok: boolean; status: number; body: unknown }>(answer: Answer) {
+  if (answer.ok) return answer as Extract<Answer, { ok: true }>
+  throw new Error(`answered ${answer.status}: ${JSON.stringify(answer.body)}`)
+}
+
+/** Told 503, it waits as long as the answer says, and repeats the request; so, too, if the connection broke. */
+function patiently(onRepeat: () => void = () => {}): typeof fetch {
+  return async (...asked) => {
+    for (let repeats = 0; ; repeats++) {
+      const answer = await fetch(...asked).catch((error: unknown) => {
+        if (repeats === REPEATS) throw error
+        return undefined
+      })
+      if (answer && (answer.status !== 503 || repeats === REPEATS)) return answer
+      await answer?.body?.cancel()
+      onRepeat()
+      await sleep(1000 * Number(answer?.headers.get('Retry-After') ?? 1))
+    }
+  }
+}
+
+/** Works through all items, as many at a time as there are lanes, in order of starting. */
+async function inParallel<Item, Result>(
+  items: readonly Item[],
+  work: (item: Item) => Promise<Result>,
+): Promise<Result[]> {
+  const results: Result[] = []
+  const entries = items.entries()
+  await Promise.all(
+    Array.from({ length: Math.min(LANES, items.length) }, async () => {
+      for (const [position, item] of entries) results[position] = await work(item)
+    }),
+  )
+  return results
 }
 
 await main().catch((error: unknown) => {
