@@ -9,6 +9,7 @@ import { z } from 'zod'
 import { createLog } from '../log.ts'
 import { readSettings } from '../settings.ts'
 import { SERVICE_ACCOUNT } from '../transfer.ts'
+import { Refusal } from './fault.ts'
 import { openPool } from './pool.ts'
 
 /** Credits since the last closing that make an account's tail long; the same number as ledger.long_tail(). */
@@ -33,7 +34,7 @@ export async function refuseOtherCluster(pool: DatabasePool): Promise<void> {
   const atHome = await pool.oneFirst(sql.type(z.object({ at_home: z.boolean() }))`
     SELECT ledger.closings_are_at_home() AS at_home`)
   if (atHome) return
-  throw new Error(
+  throw new Refusal(
     'this ledger was restored from another cluster, whose transaction ids mean nothing here, so its closings cannot ' +
       'be trusted: stop all workers and run `npm run closings`, which drops and rebuilds them',
   )

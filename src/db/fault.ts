@@ -3,6 +3,11 @@
  */
 import { InvalidInputError } from 'slonik'
 
+/** What is found at the start does not fit, and will not by waiting. */
+export class Refusal extends Error {
+  override name = 'Refusal'
+}
+
 /**
  * Whether the same call may succeed later, unchanged: the database is away, overloaded or being restarted, or another
  * writer took an index first, which is the one unique violation there can be. Not so if what was asked is at fault:
@@ -10,7 +15,7 @@ import { InvalidInputError } from 'slonik'
  * or a value that cannot even be sent.
  */
 export function isPassing(error: unknown): boolean {
-  if (error instanceof InvalidInputError || error instanceof TypeError) return false
+  if (error instanceof InvalidInputError || error instanceof TypeError || error instanceof Refusal) return false
   const state = sqlState(error)
   return state === undefined || state === '23505' || !['22', '23', '42', '54'].includes(state.slice(0, 2))
 }

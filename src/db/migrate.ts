@@ -11,6 +11,7 @@ import { type DatabasePool, sql } from 'slonik'
 import { z } from 'zod'
 import { migrateQueue } from '../queue.ts'
 import { readSettings } from '../settings.ts'
+import { Refusal } from './fault.ts'
 
 const FOLDER = new URL('../../sql/', import.meta.url)
 
@@ -53,7 +54,7 @@ export async function refuseOtherVersion(pool: DatabasePool): Promise<void> {
     : 0
   refuseNewer(number, known)
   if (number < (known.at(-1)?.number ?? 0)) {
-    throw new Error(`the database is at version ${number}, this code needs ${known.at(-1)?.number}: npm run migrate`)
+    throw new Refusal(`the database is at version ${number}, this code needs ${known.at(-1)?.number}: npm run migrate`)
   }
 }
 
@@ -87,7 +88,7 @@ async function readFolder(): Promise<Migration[]> {
 function refuseNewer(at: number, known: Migration[]): void {
   const newest = known.at(-1)?.number ?? 0
   if (at <= newest) return
-  throw new Error(
+  throw new Refusal(
     `the database is at version ${at}, newer than this code, which knows versions up to ${newest}: ` +
       'run the release that migrated it, or a later one',
   )
