@@ -3,7 +3,9 @@
  * answer is held against the OpenAPI document: one that is not in it fails the test, whatever it is about.
  */
 import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { holdToDocument } from './contract.ts'
+import { until } from './harness.ts'
 
 /** Every member that a test looks at, of whatever answer. */
 export type Body = Partial<{
@@ -81,17 +83,30 @@ export function createClient(url: string): Client {
   const get: Client['get'] = (path, headers = {}) => call('GET', path, { headers })
   const post: Client['post'] = (path, body, headers = {}) => call('POST', path, { body, headers })
 
+  /** A machine that runs several test files at a time answers 503 now and then: what may be repeated is. */
+  async function patiently(send: () => Promise<Answer>): Promise<Answer> {
+    for (let attempt = 1; ; attempt++) {
+      const answer = await send()
+      if (answer.status !== 503 || attempt === 20) return answer
+      await sleep(200)
+    }
+  }
+
   async function open(balance?: string): Promise<string> {
     const id = randomUUID()
-    const { status, text, body } = await post('/accounts', { id, ...(balance && { balance }) }, { Prefer: 'wait=20' })
-    if (status !== 201 || (balance && body.funding?.status !== 'posted'))
+    const asked = { id, ...(balance && { balance }) }
+    const { status, text, body } = await patiently(() => post('/accounts', asked, { Prefer: 'wait=20' }))
+    // An attempt that was answered 503 has got through after all.
+    const funded = async () => Number((await patiently(() => get(`/accounts/${id}/balance`))).body.balance) > 0
+    if (status === 409) await until(async () => !balance || (await funded()))
+    else if (status !== 201 || (balance && body.funding?.status !== 'posted'))
       throw new Error(`not opened: ${status} ${text}`)
     return id
   }
 
   async function transfer(source: string, destination: string, amount: string, key?: string): Promise<Body> {
-    const headers = { Prefer: 'wait=20', ...(key === undefined ? {} : { 'Idempotency-Key': key }) }
-    const { status, text, body } = await post('/transfers', { source, destination, amount }, headers)
+    const headers = { Prefer: 'wait=20', 'Idempotency-Key': key ?? randomUUID() }
+    const { status, text, body } = await patiently(() => post('/transfers', { source, destination, amount }, headers))
     if (status !== 200) throw new Error(`not decided: ${status} ${text}`)
     return body
   }
