@@ -8,9 +8,9 @@ import { join } from 'node:path'
 import test from 'ava'
 import { exportJWK, exportSPKI, generateKeyPair, SignJWT, UnsecuredJWT } from 'jose'
 import { readSettings } from '../src/settings.ts'
-import { createClient } from './client.ts'
-import { backends, createDatabase, startService, until } from './harness.ts'
-import { spawnPart } from './part.ts'
+import { createClient } from './support/client.ts'
+import { backends, createDatabase, startService, until } from './support/harness.ts'
+import { spawnPart } from './support/part.ts'
 
 const SCOPES = ['accounts:write', 'transfers:write', 'read', 'operate'] as const
 const ISSUER = 'https://issuer.example'

@@ -4,8 +4,8 @@
 import { randomUUID } from 'node:crypto'
 import test from 'ava'
 import { SERVICE_ACCOUNT } from '../src/transfer.ts'
-import { type Body, type Client, createClient, type Statement } from './client.ts'
-import { backends, type Service, startService } from './harness.ts'
+import { type Body, type Client, createClient, type Statement } from './support/client.ts'
+import { backends, type Service, startService } from './support/harness.ts'
 
 const UUID_V7 = /^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/
 const MOMENT = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$/

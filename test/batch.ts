@@ -4,7 +4,7 @@
  */
 import test from 'ava'
 import { createBatcher, OverloadError } from '../src/batch.ts'
-import { until } from './harness.ts'
+import { until } from './support/harness.ts'
 
 /** A batcher whose runs last until they are told to end; what each run was given is kept. */
 function createStage(options: { size: number; limit?: number; weigh?: (item: string) => number }) {

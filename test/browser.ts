@@ -10,9 +10,9 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import anyTest, { type TestFn } from 'ava'
 import type { Page } from 'playwright-core'
-import { browserPath, openBrowser, strays, watch } from './chromium.ts'
-import { type Client, createClient } from './client.ts'
-import { backends, type Service, startService, until } from './harness.ts'
+import { browserPath, openBrowser, strays, watch } from './support/chromium.ts'
+import { type Client, createClient } from './support/client.ts'
+import { backends, type Service, startService, until } from './support/harness.ts'
 
 const test = anyTest as TestFn
 const { SCREENSHOTS } = process.env

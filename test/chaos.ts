@@ -5,7 +5,7 @@ import test from 'ava'
 import { controlPlan, shortPlan } from './chaos/fault.ts'
 import { openStage, openTree, type Sabotage } from './chaos/part.ts'
 import { createSightings, type Run, type RunOptions, run } from './chaos/run.ts'
-import { backends, seed } from './harness.ts'
+import { backends, seed } from './support/harness.ts'
 
 const RATE = 60
 

@@ -9,8 +9,8 @@ import { audit } from '../src/db/audit.ts'
 import { LONG_TAIL, refuseOtherCluster, sweepBooks } from '../src/db/closing.ts'
 import { openPool } from '../src/db/pool.ts'
 import { SERVICE_ACCOUNT } from '../src/transfer.ts'
-import { balance, balanced, balances, open, post, readBooks, request } from './books.ts'
-import { captureLog, startService, until, useDatabase } from './harness.ts'
+import { balance, balanced, balances, open, post, readBooks, request } from './support/books.ts'
+import { captureLog, startService, until, useDatabase } from './support/harness.ts'
 
 /** Enough for a long tail. */
 const MANY = 150

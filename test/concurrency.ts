@@ -10,8 +10,8 @@ import fc from 'fast-check'
 import pg from 'pg'
 import { type Audit, audit } from '../src/db/audit.ts'
 import { SERVICE_ACCOUNT, type Transfer } from '../src/transfer.ts'
-import { balance, balanced, copyFunction, open, post, readBooks, request } from './books.ts'
-import { parameters, until, useDatabase } from './harness.ts'
+import { balance, balanced, copyFunction, open, post, readBooks, request } from './support/books.ts'
+import { parameters, until, useDatabase } from './support/harness.ts'
 
 const CALLERS = 6
 const BATCHES = 25

@@ -6,10 +6,10 @@ import { once } from 'node:events'
 import { connect } from 'node:net'
 import test, { type ExecutionContext } from 'ava'
 import type { Sample } from '../src/api/live.ts'
-import { type Client, createClient } from './client.ts'
-import { backends, createDatabase, type Service, startService, until } from './harness.ts'
-import { startPart, withService } from './part.ts'
-import { startProxy } from './proxy.ts'
+import { type Client, createClient } from './support/client.ts'
+import { backends, createDatabase, type Service, startService, until } from './support/harness.ts'
+import { startPart, withService } from './support/part.ts'
+import { startProxy } from './support/proxy.ts'
 
 type Viewer = { status: number; samples: Sample[]; ended: Promise<unknown>; leave(): void }
 

@@ -12,9 +12,9 @@ import type { Caller, Scope } from '../src/api/access.ts'
 import { dashboard } from '../src/api/dashboard.ts'
 import { problems } from '../src/api/problem.ts'
 import { openQueue, packTransfers } from '../src/queue.ts'
-import { balance, balanced, chain, open, request } from './books.ts'
-import { createClient } from './client.ts'
-import { type Backend, backends, captureLog, type Service, startService, until } from './harness.ts'
+import { balance, balanced, chain, open, request } from './support/books.ts'
+import { createClient } from './support/client.ts'
+import { type Backend, backends, captureLog, type Service, startService, until } from './support/harness.ts'
 
 /** A service and its queue, with one job that failed for one of its six transfers. */
 async function useFailedJob(t: ExecutionContext, backend: Backend) {

@@ -10,8 +10,8 @@ import test, { type ExecutionContext } from 'ava'
 import fc from 'fast-check'
 import pg from 'pg'
 import type { Transfer } from '../src/transfer.ts'
-import { balanced, copyFunction, open, post, request } from './books.ts'
-import { parameters, until, useDatabase } from './harness.ts'
+import { balanced, copyFunction, open, post, request } from './support/books.ts'
+import { parameters, until, useDatabase } from './support/harness.ts'
 
 const CONNECTIONS = 8
 const ACCOUNTS = 4

@@ -16,9 +16,9 @@ import Koa from 'koa'
 import { problems } from '../src/api/problem.ts'
 import { createHttpServer } from '../src/api/server.ts'
 import { openQueue, unpackTransfers } from '../src/queue.ts'
-import { createClient } from './client.ts'
-import { backends, captureLog, type LogLine, seed, startService, until } from './harness.ts'
-import { exchange, nonsense, type Received, type Sent } from './nonsense.ts'
+import { createClient } from './support/client.ts'
+import { backends, captureLog, type LogLine, seed, startService, until } from './support/harness.ts'
+import { exchange, nonsense, type Received, type Sent } from './support/nonsense.ts'
 
 const REQUESTS = Number(process.env.FUZZ_REQUESTS ?? 5_000)
 /** Sent at a time, each on a connection of its own. */

@@ -6,9 +6,9 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import test from 'ava'
-import { createClient } from './client.ts'
-import { startService } from './harness.ts'
-import { startProxy } from './proxy.ts'
+import { createClient } from './support/client.ts'
+import { startService } from './support/harness.ts'
+import { startProxy } from './support/proxy.ts'
 
 test('security headers are on what is found, what is not, and what cannot be had; the control has none', async (t) => {
   const service = await startService({ backend: 'postgres', workers: 0 })

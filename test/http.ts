@@ -4,8 +4,8 @@
 import { randomUUID } from 'node:crypto'
 import test from 'ava'
 import { SERVICE_ACCOUNT } from '../src/transfer.ts'
-import { type Body, type Client, createClient } from './client.ts'
-import { backends, type Service, startService } from './harness.ts'
+import { type Body, type Client, createClient } from './support/client.ts'
+import { backends, type Service, startService } from './support/harness.ts'
 
 const MADE_ID = /^[\w-]{8,40}$/
 

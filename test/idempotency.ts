@@ -6,8 +6,8 @@ import { randomUUID } from 'node:crypto'
 import test from 'ava'
 import { openQueue, packTransfers, type TransferQueue } from '../src/queue.ts'
 import { SERVICE_ACCOUNT, transferId } from '../src/transfer.ts'
-import { type Answer, type Client, createClient, headerText, type Statement } from './client.ts'
-import { backends, type Service, startService, until } from './harness.ts'
+import { type Answer, type Client, createClient, headerText, type Statement } from './support/client.ts'
+import { backends, type Service, startService, until } from './support/harness.ts'
 
 const fifty = (ask: (number: number) => Promise<Answer>) =>
   Promise.all(Array.from({ length: 50 }, (_, number) => ask(number)))

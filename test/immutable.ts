@@ -7,8 +7,8 @@ import test, { type ExecutionContext } from 'ava'
 import type pg from 'pg'
 import { asApp } from '../src/db/pool.ts'
 import { SERVICE_ACCOUNT } from '../src/transfer.ts'
-import { balance, balanced, balances, open, post, readBooks, request } from './books.ts'
-import { openAdmin, startService, until, useDatabase } from './harness.ts'
+import { balance, balanced, balances, open, post, readBooks, request } from './support/books.ts'
+import { openAdmin, startService, until, useDatabase } from './support/harness.ts'
 
 const TABLES = ['account', 'transfer', 'credit', 'closing'] as const
 

@@ -7,8 +7,8 @@ import { createServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import test from 'ava'
 import { exportJWK, generateKeyPair, SignJWT } from 'jose'
-import { createClient } from './client.ts'
-import { startService, until } from './harness.ts'
+import { createClient } from './support/client.ts'
+import { startService, until } from './support/harness.ts'
 
 test('keys come from a key server: 503 while it is away, and a new key counts without a restart', async (t) => {
   t.timeout(120_000)

@@ -3,9 +3,9 @@
  * and one per transfer submitted and decided, which together lead from a request to what became of it.
  */
 import test, { type ExecutionContext } from 'ava'
-import { createClient } from './client.ts'
-import { backends, type LogLine, startService } from './harness.ts'
-import { openFunded, spawnPart } from './part.ts'
+import { createClient } from './support/client.ts'
+import { backends, type LogLine, startService } from './support/harness.ts'
+import { openFunded, spawnPart } from './support/part.ts'
 
 /** API and worker as processes; some transfers; everything they said, line by line. */
 async function speak(t: ExecutionContext, backend: (typeof backends)[number], LOG_LEVEL: string) {

@@ -10,10 +10,10 @@ import { createServer } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import test from 'ava'
-import { createClient } from './client.ts'
-import { type Backend, backends, createDatabase, startService, until } from './harness.ts'
-import { holdClaim, openFunded } from './part.ts'
-import { startProxy } from './proxy.ts'
+import { createClient } from './support/client.ts'
+import { type Backend, backends, createDatabase, startService, until } from './support/harness.ts'
+import { holdClaim, openFunded } from './support/part.ts'
+import { startProxy } from './support/proxy.ts'
 
 /** Each series by name and labels, in alphabetical order: `name{a="b",c="d"}`. */
 async function read(url: string): Promise<Map<string, number>> {

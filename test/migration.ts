@@ -7,8 +7,8 @@ import test, { type ExecutionContext } from 'ava'
 import type pg from 'pg'
 import { migrate, refuseOtherVersion } from '../src/db/migrate.ts'
 import { openPool } from '../src/db/pool.ts'
-import { balance, balanced, open, readBooks } from './books.ts'
-import { captureLog, type OwnDatabase, useDatabase } from './harness.ts'
+import { balance, balanced, open, readBooks } from './support/books.ts'
+import { captureLog, type OwnDatabase, useDatabase } from './support/harness.ts'
 
 const FILES = (await readdir(new URL('../sql/', import.meta.url))).filter((name) => name.endsWith('.sql')).sort()
 

@@ -11,8 +11,8 @@ import anyTest, { type TestFn } from 'ava'
 import fc from 'fast-check'
 import type pg from 'pg'
 import { SERVICE_ACCOUNT, type Transfer, transferId } from '../src/transfer.ts'
-import { balanced, balances, chain, copyFunction, post, units } from './books.ts'
-import { createDatabase, type Database, openAdmin, parameters, until } from './harness.ts'
+import { balanced, balances, chain, copyFunction, post, units } from './support/books.ts'
+import { createDatabase, type Database, openAdmin, parameters, until } from './support/harness.ts'
 
 const test = anyTest as TestFn<{ database: Database; db: pg.Pool }>
 

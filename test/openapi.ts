@@ -1,6 +1,6 @@
 /*
  * The OpenAPI document is valid, complete and true: it has every route and no other, and no answer differs from it.
- * (test/client.ts holds every answer of every test against it; here is what the others do not come across.)
+ * (support/client.ts holds every answer of every test against it; here is what the others do not come across.)
  */
 import { randomUUID } from 'node:crypto'
 import type { Router } from '@koa/router'
@@ -18,10 +18,10 @@ import { createClient as createTypedClient } from '../src/client.ts'
 import { openPool } from '../src/db/pool.ts'
 import { createApiMetrics } from '../src/metrics.ts'
 import { openQueue } from '../src/queue.ts'
-import { type Client, createClient } from './client.ts'
-import { compiled, document, holdToDocument } from './contract.ts'
-import { captureLog, type Service, startService } from './harness.ts'
-import { startProxy } from './proxy.ts'
+import { type Client, createClient } from './support/client.ts'
+import { compiled, document, holdToDocument } from './support/contract.ts'
+import { captureLog, type Service, startService } from './support/harness.ts'
+import { startProxy } from './support/proxy.ts'
 
 let service: Service
 let http: Client

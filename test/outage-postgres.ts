@@ -4,11 +4,21 @@
  */
 import { randomUUID } from 'node:crypto'
 import test from 'ava'
-import { createClient } from './client.ts'
-import { type Backend, backends, createDatabase, type Service, startService, until } from './harness.ts'
-import { expect503, expectBooks, isReady, keyed, load, MARGIN_MS, openTwo, recorded, untilDecided } from './load.ts'
-import { type StoreProxy, startProxy } from './proxy.ts'
-import { administer, databaseUrl } from './server.ts'
+import { createClient } from './support/client.ts'
+import { type Backend, backends, createDatabase, type Service, startService, until } from './support/harness.ts'
+import {
+  expect503,
+  expectBooks,
+  isReady,
+  keyed,
+  load,
+  MARGIN_MS,
+  openTwo,
+  recorded,
+  untilDecided,
+} from './support/load.ts'
+import { type StoreProxy, startProxy } from './support/proxy.ts'
+import { administer, databaseUrl } from './support/server.ts'
 
 /** How a database goes away, and comes back. */
 type Trouble = {

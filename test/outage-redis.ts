@@ -3,11 +3,21 @@
  */
 import { randomUUID } from 'node:crypto'
 import test, { type ExecutionContext } from 'ava'
-import { createClient } from './client.ts'
-import { backends, type Service, startService, until } from './harness.ts'
-import { expect503, expectBooks, expectStatus, isReady, keyed, load, openTwo, recorded, untilDecided } from './load.ts'
-import { type StoreProxy, startProxy } from './proxy.ts'
-import { type OwnRedis, startOwnRedis } from './redis.ts'
+import { createClient } from './support/client.ts'
+import { backends, type Service, startService, until } from './support/harness.ts'
+import {
+  expect503,
+  expectBooks,
+  expectStatus,
+  isReady,
+  keyed,
+  load,
+  openTwo,
+  recorded,
+  untilDecided,
+} from './support/load.ts'
+import { type StoreProxy, startProxy } from './support/proxy.ts'
+import { type OwnRedis, startOwnRedis } from './support/redis.ts'
 
 const testIfRedis = backends.includes('redis') ? test.serial : test.serial.skip
 

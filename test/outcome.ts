@@ -5,8 +5,8 @@ import { randomUUID } from 'node:crypto'
 import anyTest, { type TestFn } from 'ava'
 import type pg from 'pg'
 import { SERVICE_ACCOUNT } from '../src/transfer.ts'
-import { balance, balanced, balances, chain, fund, open, post, readBooks, request } from './books.ts'
-import { createDatabase, type Database, openAdmin } from './harness.ts'
+import { balance, balanced, balances, chain, fund, open, post, readBooks, request } from './support/books.ts'
+import { createDatabase, type Database, openAdmin } from './support/harness.ts'
 
 const test = anyTest as TestFn<{ database: Database; db: pg.Pool }>
 

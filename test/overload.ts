@@ -3,9 +3,9 @@
  */
 import { randomUUID } from 'node:crypto'
 import test from 'ava'
-import { createClient } from './client.ts'
-import { backends, startService, until } from './harness.ts'
-import { MARGIN_MS, PROMISED_MS, recorded, timed } from './load.ts'
+import { createClient } from './support/client.ts'
+import { backends, startService, until } from './support/harness.ts'
+import { MARGIN_MS, PROMISED_MS, recorded, timed } from './support/load.ts'
 
 for (const backend of backends) {
   test.serial(`${backend}: more submissions than fit into memory are turned away at once`, async (t) => {

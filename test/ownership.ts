@@ -25,8 +25,8 @@ import { openPool } from '../src/db/pool.ts'
 import { createApiMetrics } from '../src/metrics.ts'
 import { openQueue } from '../src/queue.ts'
 import { fundingId } from '../src/transfer.ts'
-import { createClient } from './client.ts'
-import { backends, captureLog, type Service, startService } from './harness.ts'
+import { createClient } from './support/client.ts'
+import { backends, captureLog, type Service, startService } from './support/harness.ts'
 
 const bearer = (token: string) => ({ Authorization: `Bearer ${token}` })
 const scopes = ['accounts:write', 'transfers:write', 'read']

@@ -8,9 +8,9 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import anyTest, { type TestFn } from 'ava'
-import { browserPath, openBrowser, strays, watch } from './chromium.ts'
-import { createClient } from './client.ts'
-import { backends, type Service, startService } from './harness.ts'
+import { browserPath, openBrowser, strays, watch } from './support/chromium.ts'
+import { createClient } from './support/client.ts'
+import { backends, type Service, startService } from './support/harness.ts'
 
 const test = anyTest as TestFn
 // One browser, one page at a time: only the page in front is drawn.

@@ -10,8 +10,8 @@ import { readBalanceAt } from '../src/db/account.ts'
 import { openPool } from '../src/db/pool.ts'
 import { type Line, readStatement, type StatementCursor } from '../src/db/transfer.ts'
 import { SERVICE_ACCOUNT, type Transfer } from '../src/transfer.ts'
-import { balance, balances, copyFunction, open, post, postAll, request } from './books.ts'
-import { captureLog, parameters, until, useDatabase } from './harness.ts'
+import { balance, balances, copyFunction, open, post, postAll, request } from './support/books.ts'
+import { captureLog, parameters, until, useDatabase } from './support/harness.ts'
 
 type Books = { url: string; db: pg.Pool; pool: DatabasePool; connect: (max?: number) => pg.Pool }
 

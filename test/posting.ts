@@ -10,9 +10,9 @@ import { openPool } from '../src/db/pool.ts'
 import { openQueue, packTransfers } from '../src/queue.ts'
 import type { Transfer } from '../src/transfer.ts'
 import { createPoster, PoisonError, type Poster } from '../src/worker/posting.ts'
-import { balance, balanced, balances, chain, open, post, readBooks, request } from './books.ts'
-import { backends, captureLog, type LogLine, openAdmin, startService, until, useDatabase } from './harness.ts'
-import { startProxy } from './proxy.ts'
+import { balance, balanced, balances, chain, open, post, readBooks, request } from './support/books.ts'
+import { backends, captureLog, type LogLine, openAdmin, startService, until, useDatabase } from './support/harness.ts'
+import { startProxy } from './support/proxy.ts'
 
 type Bench = {
   url: string

@@ -2,8 +2,8 @@
  * A process that is set up wrongly says so, in a sentence, and leaves.
  */
 import test, { type ExecutionContext } from 'ava'
-import { createDatabase, openAdmin, startService, until } from './harness.ts'
-import { type Part, spawnPart } from './part.ts'
+import { createDatabase, openAdmin, startService, until } from './support/harness.ts'
+import { type Part, spawnPart } from './support/part.ts'
 
 /** Leaves with code 1, and with a sentence for the operator instead of a stack. */
 async function expectRefusal(t: ExecutionContext, part: Part, says: RegExp): Promise<void> {

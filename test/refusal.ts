@@ -8,8 +8,8 @@ import { gzipSync } from 'node:zlib'
 import test, { type ExecutionContext } from 'ava'
 import { openQueue, type TransferQueue } from '../src/queue.ts'
 import { SERVICE_ACCOUNT } from '../src/transfer.ts'
-import { type Answer, type Client, createClient } from './client.ts'
-import { backends, type Service, startService, until } from './harness.ts'
+import { type Answer, type Client, createClient } from './support/client.ts'
+import { backends, type Service, startService, until } from './support/harness.ts'
 
 /** `says` must be found in the problem's detail or among its errors. */
 type Case = {

@@ -3,9 +3,9 @@
  * is worked on, and when it is decided.
  */
 import test from 'ava'
-import { createClient } from './client.ts'
-import { backends, until } from './harness.ts'
-import { holdClaim, openFunded, withService } from './part.ts'
+import { createClient } from './support/client.ts'
+import { backends, until } from './support/harness.ts'
+import { holdClaim, openFunded, withService } from './support/part.ts'
 
 /** The moment between waiting and active is short: how often it is tried to hit it. */
 const JOBS = 12

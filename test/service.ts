@@ -1,10 +1,10 @@
 /*
  * The whole service against a model of it, over HTTP: random commands, several in flight at once, on two APIs, while
- * workers come and go and books are closed. Whatever a client is told fits one serial order per source (serial.ts), and
- * the same order explains every balance and every statement. The same commands to a ledger with one mistake in it must
- * be found out.
+ * workers come and go and books are closed. Whatever a client is told fits one serial order per source, and the same
+ * order explains every balance and every statement. The same commands to a ledger with one mistake in it must be found
+ * out.
  *
- * Next: script.ts, what may happen; serial.ts, the model.
+ * Next: support/script.ts, what may happen; support/serial.ts, the model.
  */
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
@@ -19,11 +19,19 @@ import {
   type Transfer,
   transferId,
 } from '../src/transfer.ts'
-import { balanced, copyFunction, units } from './books.ts'
-import { type Answer, type Client, createClient, type Statement } from './client.ts'
-import { type Backend, backends, parameters, type Service, startService, until, useDatabase } from './harness.ts'
-import { ACCOUNTS, type Command, script } from './script.ts'
-import { createSerial, type Serial } from './serial.ts'
+import { balanced, copyFunction, units } from './support/books.ts'
+import { type Answer, type Client, createClient, type Statement } from './support/client.ts'
+import {
+  type Backend,
+  backends,
+  parameters,
+  type Service,
+  startService,
+  until,
+  useDatabase,
+} from './support/harness.ts'
+import { ACCOUNTS, type Command, script } from './support/script.ts'
+import { createSerial, type Serial } from './support/serial.ts'
 
 /** Two APIs, and workers of which there is always at least one. */
 type Site = { service: Service; clients: Client[]; workers: { stop(): Promise<void> }[]; changing: Promise<void> }

@@ -2,16 +2,24 @@
  * A hundred clients spend the same last 100 at once, through two APIs and two workers: never more than was there is
  * spent, no balance is ever seen below zero, and nobody is refused whose transfer would still have fitted at its turn.
  *
- * The judge is serial.ts; the same race through doors with one safeguard taken out must be found out by it.
+ * The judge is support/serial.ts; the same race through doors with one safeguard taken out must be found out by it.
  */
 import assert from 'node:assert/strict'
 import test, { type ExecutionContext } from 'ava'
 import fc from 'fast-check'
 import type { Decision } from '../src/transfer.ts'
-import { balanced, copyFunction, units } from './books.ts'
-import { createClient } from './client.ts'
-import { type Backend, backends, parameters, type Service, startService, until, useDatabase } from './harness.ts'
-import { createSerial } from './serial.ts'
+import { balanced, copyFunction, units } from './support/books.ts'
+import { createClient } from './support/client.ts'
+import {
+  type Backend,
+  backends,
+  parameters,
+  type Service,
+  startService,
+  until,
+  useDatabase,
+} from './support/harness.ts'
+import { createSerial } from './support/serial.ts'
 
 const CLIENTS = 100
 const FUNDS = '100'

@@ -4,8 +4,8 @@
 import { randomUUID } from 'node:crypto'
 import test from 'ava'
 import { SERVICE_ACCOUNT } from '../src/transfer.ts'
-import { type Client, createClient, type Line, type Statement } from './client.ts'
-import { backends, type Service, startService } from './harness.ts'
+import { type Client, createClient, type Line, type Statement } from './support/client.ts'
+import { backends, type Service, startService } from './support/harness.ts'
 
 const MOMENT = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$/
 

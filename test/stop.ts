@@ -4,8 +4,8 @@
 import test from 'ava'
 import { openQueue } from '../src/queue.ts'
 import { transferId } from '../src/transfer.ts'
-import { createClient } from './client.ts'
-import { backends, until } from './harness.ts'
+import { createClient } from './support/client.ts'
+import { backends, until } from './support/harness.ts'
 import {
   countDecided,
   expectDecidedOnce,
@@ -14,7 +14,7 @@ import {
   signalUnderLoad,
   startPart,
   withService,
-} from './part.ts'
+} from './support/part.ts'
 
 for (const backend of backends) {
   test.serial(

@@ -4,8 +4,8 @@
  */
 import { createHash, randomUUID } from 'node:crypto'
 import test from 'ava'
-import { type Body, type Client, createClient, type Job, type Statement } from './client.ts'
-import { backends, type Service, startService, until } from './harness.ts'
+import { type Body, type Client, createClient, type Job, type Statement } from './support/client.ts'
+import { backends, type Service, startService, until } from './support/harness.ts'
 
 const UUID_V5 = /^[\da-f]{8}-[\da-f]{4}-5[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/
 const UUID_V7 = /^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/

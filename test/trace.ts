@@ -6,9 +6,9 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import test, { type ExecutionContext } from 'ava'
-import { createClient } from './client.ts'
-import { type Backend, backends, startService } from './harness.ts'
-import { openFunded, spawnPart } from './part.ts'
+import { createClient } from './support/client.ts'
+import { type Backend, backends, startService } from './support/harness.ts'
+import { openFunded, spawnPart } from './support/part.ts'
 
 type Span = {
   name: string

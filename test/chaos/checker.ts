@@ -9,7 +9,7 @@
 import { readFile } from 'node:fs/promises'
 import { audit } from '../../src/db/audit.ts'
 import { fundingId, SERVICE_ACCOUNT } from '../../src/transfer.ts'
-import { openAdmin } from '../harness.ts'
+import { openAdmin } from '../support/harness.ts'
 import { asText, type Sent } from './client.ts'
 
 export type Verdict = {

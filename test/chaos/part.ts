@@ -17,10 +17,10 @@ import { promisify } from 'node:util'
 import { embeddedUrl } from '../../src/db/audit.ts'
 import { type Embedded, freePort, startEmbedded } from '../../src/db/embedded.ts'
 import { migrate } from '../../src/db/migrate.ts'
-import { until } from '../harness.ts'
-import { type Part as Process, spawnPart } from '../part.ts'
-import { type StoreProxy, startProxy } from '../proxy.ts'
-import { startOwnRedis } from '../redis.ts'
+import { until } from '../support/harness.ts'
+import { type Part as Process, spawnPart } from '../support/part.ts'
+import { type StoreProxy, startProxy } from '../support/proxy.ts'
+import { startOwnRedis } from '../support/redis.ts'
 
 export type Kind = 'api' | 'worker' | 'redis' | 'postgres' | 'tree'
 
@@ -37,7 +37,7 @@ export type Part = {
   url?: string
   /** A worker's way to Postgres. */
   proxy?: StoreProxy
-  /** Redis': see test/redis.ts. */
+  /** Redis': see support/redis.ts. */
   fill?(): Promise<void>
 }
 

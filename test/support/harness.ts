@@ -10,9 +10,9 @@ import type { ExecutionContext } from 'ava'
 import { Redis } from 'ioredis'
 import pg from 'pg'
 import { type Logger, pino } from 'pino'
-import { startApi } from '../src/api/main.ts'
-import { readSettings, type Settings } from '../src/settings.ts'
-import { startWorker } from '../src/worker/main.ts'
+import { startApi } from '../../src/api/main.ts'
+import { readSettings, type Settings } from '../../src/settings.ts'
+import { startWorker } from '../../src/worker/main.ts'
 import { administer, databaseUrl } from './server.ts'
 
 const { TEST_DATABASE_URL, TEST_TEMPLATE, TEST_REDIS_URL } = process.env

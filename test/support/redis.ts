@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { Redis } from 'ioredis'
-import { freePort } from '../src/db/embedded.ts'
+import { freePort } from '../../src/db/embedded.ts'
 import { until } from './harness.ts'
 
 export type OwnRedis = {

@@ -32,7 +32,7 @@ process.once('exit', () => {
 export function spawnPart(
   name: 'api' | 'worker',
   environment: Environment,
-  source = new URL(`../src/${name}/main.ts`, import.meta.url),
+  source = new URL(`../../src/${name}/main.ts`, import.meta.url),
 ): Part {
   const file = fileURLToPath(source)
   const child = spawn(process.execPath, [file], {

@@ -7,8 +7,8 @@
 import { randomUUID } from 'node:crypto'
 import type { ExecutionContext } from 'ava'
 import type pg from 'pg'
-import { audit, describeAudit } from '../src/db/audit.ts'
-import { SERVICE_ACCOUNT, type Transfer } from '../src/transfer.ts'
+import { audit, describeAudit } from '../../src/db/audit.ts'
+import { SERVICE_ACCOUNT, type Transfer } from '../../src/transfer.ts'
 
 type Queryable = Pick<pg.Pool | pg.Client, 'query'>
 

@@ -10,7 +10,7 @@ import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { startPostgres, startRedis } from './server.ts'
 
-const AVA = fileURLToPath(new URL('../node_modules/ava/entrypoints/cli.js', import.meta.url))
+const AVA = fileURLToPath(new URL('../../node_modules/ava/entrypoints/cli.js', import.meta.url))
 const INTERRUPTED = 130
 
 const stopping = new AbortController()

@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import type pg from 'pg'
-import { SERVICE_ACCOUNT } from '../src/transfer.ts'
+import { SERVICE_ACCOUNT } from '../../src/transfer.ts'
 import { open, post, request } from './books.ts'
 import { until } from './harness.ts'
 

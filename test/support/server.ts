@@ -14,8 +14,8 @@ import { delimiter, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import pg from 'pg'
-import { startEmbedded } from '../src/db/embedded.ts'
-import { migrate } from '../src/db/migrate.ts'
+import { startEmbedded } from '../../src/db/embedded.ts'
+import { migrate } from '../../src/db/migrate.ts'
 
 /** `url` is a superuser's; `template` a migrated database to copy; the names of the copies begin with it. */
 export type TestPostgres = { url: string; template: string; stop(): Promise<void> }

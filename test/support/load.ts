@@ -3,7 +3,7 @@
  * and afterwards.
  */
 import type { ExecutionContext } from 'ava'
-import { transferId } from '../src/transfer.ts'
+import { transferId } from '../../src/transfer.ts'
 import { type Answer, type Client, createClient } from './client.ts'
 import { type Service, until } from './harness.ts'
 

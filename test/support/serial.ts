@@ -6,7 +6,7 @@
  * rounds: what was decided in an earlier round is known to all; what else happened in the same round may be.
  */
 import assert from 'node:assert/strict'
-import { type Decision, SERVICE_ACCOUNT } from '../src/transfer.ts'
+import { type Decision, SERVICE_ACCOUNT } from '../../src/transfer.ts'
 import { units } from './books.ts'
 
 type Account = {

@@ -2,12 +2,12 @@
  * The contract
  *
  * Holds answers against the OpenAPI document, with a validator that knows nothing of the schemas it was made of: status,
- * content type, body, and every header. test/client.ts does so with whatever it receives, so all tests prove the
- * document, and none can answer anything that is not in it.
+ * content type, body, and every header. client.ts does so with whatever it receives, so all tests prove the document,
+ * and none can answer anything that is not in it.
  */
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js'
 import formats from 'ajv-formats'
-import { makeDocument } from '../src/api/openapi.ts'
+import { makeDocument } from '../../src/api/openapi.ts'
 
 type Header = { required?: boolean; schema: object }
 type Response = { headers: Record<string, Header>; content?: Record<string, { schema: object }> }
