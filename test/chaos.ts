@@ -25,7 +25,7 @@ const show = ({ acknowledged, repeated, lost, doubled, recoveries }: Run) =>
 
 if (backends.includes('redis')) {
   test.serial('parts that are killed, stopped and cut off under load lose nothing and double nothing', async (t) => {
-    t.timeout(180_000)
+    t.timeout(300_000)
     const found = await runOn(openStage, shortPlan)
     t.log(show(found))
     t.deepEqual(found.faults, [])
@@ -39,7 +39,7 @@ if (backends.includes('redis')) {
 
   for (const sabotage of ['forgetful Redis', 'hasty worker'] as const) {
     test(`the checker finds what a ${sabotage} loses`, async (t) => {
-      t.timeout(180_000)
+      t.timeout(300_000)
       const found = await runOn(openStage, (parts) => controlPlan(parts).slice(0, 1), sabotage)
       t.log(show(found))
       t.true(found.lost > 0)
@@ -49,7 +49,7 @@ if (backends.includes('redis')) {
 }
 
 test.serial('npm start, killed as a whole under load, loses nothing and doubles nothing', async (t) => {
-  t.timeout(180_000)
+  t.timeout(300_000)
   const found = await runOn(openTree, shortPlan)
   t.log(show(found))
   t.deepEqual(found.faults, [])

@@ -10,6 +10,7 @@ import { LONG_TAIL, refuseOtherCluster, sweepBooks } from '../src/db/closing.ts'
 import { openPool } from '../src/db/pool.ts'
 import { SERVICE_ACCOUNT } from '../src/transfer.ts'
 import { balance, balanced, balances, open, post, readBooks, request } from './support/books.ts'
+import { createClient } from './support/client.ts'
 import { captureLog, startService, until, useDatabase } from './support/harness.ts'
 
 /** Enough for a long tail. */
@@ -108,13 +109,8 @@ test.serial('a worker closes the books of who spends with a long tail, by itself
   const { pool: db } = service
   const [account, other] = [await open(db), await open(db)]
   await receive(db, account)
-  const spend = () =>
-    fetch(`${service.url}/transfers`, {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/json', Prefer: 'wait=10' },
-      body: JSON.stringify({ source: account, destination: other, amount: '0.01' }),
-    })
-  await untilShort(db, account, spend)
+  const http = createClient(service.url)
+  await untilShort(db, account, () => http.transfer(account, other, '0.01'))
   await balanced(t, service.databaseUrl)
 })
 

@@ -185,14 +185,11 @@ test.serial('without claims and unique keys, the same race leaves books that do 
     ALTER TABLE ledger.transfer DROP CONSTRAINT transfer_pkey, DROP CONSTRAINT transfer_id_source_key;
     CREATE INDEX ON ledger.transfer (source, index);
     CREATE INDEX ON ledger.transfer (id)`)
-  const found = await until(
-    async () => {
-      const { audit } = await race(t, track, 'ledger.careless')
-      const found = failed(audit)
-      return ['chains', 'ids', 'funds'].every((name) => found.includes(name)) && found
-    },
-    { timeout_ms: 30_000 },
-  )
+  const found = await until(async () => {
+    const { audit } = await race(t, track, 'ledger.careless')
+    const found = failed(audit)
+    return ['chains', 'ids', 'funds'].every((name) => found.includes(name)) && found
+  })
   t.log(`found out by: ${found.join(', ')}`)
   t.pass()
 })
@@ -276,7 +273,7 @@ test.serial('of two closings of the same books at once one is made, and neither 
     await one.query('ROLLBACK')
     return false
   })
-  await other.query("SET statement_timeout = '5s'")
+  await other.query("SET statement_timeout = '60s'")
   const { rows } = await other.query('SELECT ledger.close_books($1) AS closed', [[account]])
   t.is(rows[0].closed, 0)
   await one.query('COMMIT')
@@ -290,7 +287,7 @@ test.serial(
     const database = await useDatabase(t)
     const [one, other] = [database.connect(), database.connect()]
     const [account, second] = [await open(one, '10'), await open(one, '10')]
-    await other.query("SET statement_timeout = '5s'")
+    await other.query("SET statement_timeout = '60s'")
     for (const [open, then] of [
       [
         () => one.query('SELECT ledger.close_books($1)', [[account]]),

@@ -14,14 +14,22 @@ import { problems } from '../src/api/problem.ts'
 import { openQueue, packTransfers } from '../src/queue.ts'
 import { balance, balanced, chain, open, request } from './support/books.ts'
 import { createClient } from './support/client.ts'
-import { type Backend, backends, captureLog, type Service, startService, until } from './support/harness.ts'
+import {
+  type Backend,
+  backends,
+  captureLog,
+  insist,
+  openPatientQueue,
+  type Service,
+  startService,
+  until,
+} from './support/harness.ts'
 
 /** A service and its queue, with one job that failed for one of its six transfers. */
 async function useFailedJob(t: ExecutionContext, backend: Backend) {
   const service = await startService({ backend })
   t.teardown(service.stop)
-  const queue = await openQueue(service.settings)
-  queue.on('error', () => {})
+  const queue = await openPatientQueue(service.settings)
   t.teardown(() => queue.close())
   const [source, destination] = [await open(service.pool, '100'), await open(service.pool)]
   const good = Array.from({ length: 5 }, () => request(source, destination, '1'))
@@ -86,7 +94,7 @@ for (const backend of backends) {
     const { service, http, queue, jobs, jobId, source, destination, good } = await useFailedJob(t, backend)
     const job = await queue.getJob(jobId)
     const cured = request(source, destination, '1')
-    await job?.updateData(packTransfers([...good, cured]))
+    await insist(async () => await job?.updateData(packTransfers([...good, cured])))
     t.true((await http.call('PUT', `${jobs}/${jobId}/retry`)).status < 300)
     await until(async () => (await queue.getJobState(jobId)) === 'completed')
     await expectDecidedOnce(t, service, source, [...good, cured])
@@ -118,7 +126,7 @@ for (const backend of backends) {
       t.is((await http.call('PUT', `${jobs}/${jobId}/retry`, { headers })).status, 403, JSON.stringify(headers))
     }
     t.is(await queue.getJobState(jobId), 'failed')
-    t.truthy(await queue.getJobScheduler('sweep'))
+    t.truthy(await until(() => queue.getJobScheduler('sweep')))
     t.is((await http.call('PUT', `${jobs}/pause`)).status, 200)
     t.true(await queue.isPaused())
     t.is((await http.call('PUT', `${jobs}/resume`)).status, 200)

@@ -27,20 +27,21 @@ test('security headers are on what is found, what is not, and what cannot be had
     'Cross-Origin-Resource-Policy': /^same-origin$/,
     'Cache-Control': /^no-store$/,
   }
-  const lacking = async (url: string, id: string, status: number) => {
-    const answer = await fetch(`${url}/accounts/${id}`)
-    const { headers } = answer
-    t.is(answer.status, status)
+  const lacking = async (asked: Promise<{ status: number; headers: Headers }>, expected: number) => {
+    const { status, headers } = await asked
+    t.is(status, expected)
     for (const name of ['X-Powered-By', 'Server', 'Strict-Transport-Security']) t.is(headers.get(name), null)
     return Object.entries(wanted).flatMap(([name, value]) => (value.test(headers.get(name) ?? '') ? [] : [name]))
   }
-  const id = await createClient(cut.url).open()
-  t.deepEqual(await lacking(cut.url, id, 200), [])
-  t.deepEqual(await lacking(cut.url, randomUUID(), 404), [])
+  const http = createClient(cut.url)
+  const id = await http.open()
+  t.deepEqual(await lacking(http.get(`/accounts/${id}`), 200), [])
+  t.deepEqual(await lacking(http.get(`/accounts/${randomUUID()}`), 404), [])
   await proxy.refuse()
-  t.deepEqual(await lacking(cut.url, id, 503), [])
+  t.deepEqual(await lacking(createClient(cut.url, { patient: false }).get(`/accounts/${id}`), 503), [])
   const bare = createServer((_request, response) => void response.end()).listen(0, '127.0.0.1')
   t.teardown(() => bare.close())
   await once(bare, 'listening')
-  t.deepEqual(await lacking(`http://127.0.0.1:${(bare.address() as AddressInfo).port}`, id, 200), Object.keys(wanted))
+  const { port } = bare.address() as AddressInfo
+  t.deepEqual(await lacking(fetch(`http://127.0.0.1:${port}`), 200), Object.keys(wanted))
 })

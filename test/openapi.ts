@@ -18,7 +18,7 @@ import { createClient as createTypedClient } from '../src/client.ts'
 import { openPool } from '../src/db/pool.ts'
 import { createApiMetrics } from '../src/metrics.ts'
 import { openQueue } from '../src/queue.ts'
-import { type Client, createClient } from './support/client.ts'
+import { type Client, createClient, patiently, throwIfUnavailable } from './support/client.ts'
 import { compiled, document, holdToDocument } from './support/contract.ts'
 import { captureLog, type Service, startService } from './support/harness.ts'
 import { startProxy } from './support/proxy.ts'
@@ -150,7 +150,7 @@ test('every status of every route is produced, and is as documented', async (t) 
   const now = { Prefer: 'wait=20', 'Idempotency-Key': key }
   const seen = new Set<string>()
   const see = async (route: string, method: string, path: string, sent: Parameters<Client['call']>[2] = {}) => {
-    const answer = await http.call(method, path, sent)
+    const answer = await patiently(() => http.call(method, path, sent))
     seen.add(`${method} ${route} ${answer.status}`)
     return answer
   }
@@ -201,7 +201,7 @@ test('every status of every route is produced, and is as documented', async (t) 
     await cut.stop()
     await proxy.close()
   })
-  const away = createClient(cut.url)
+  const away = createClient(cut.url, { patient: false })
   await proxy.refuse()
   for (const [operation, { problems = [] }] of Object.entries<Route>(routes)) {
     if (!problems.includes('unavailable')) continue
@@ -267,7 +267,13 @@ test('the URI of every type of problem says what it means', async (t) => {
 })
 
 test('the typed client speaks to the service', async (t) => {
-  const client = createTypedClient(service.url, { token: 'none-is-needed' })
+  const repeating: typeof fetch = (...sent) =>
+    patiently(async () => {
+      const answer = await fetch(...sent)
+      throwIfUnavailable({ status: answer.status, text: await answer.clone().text() })
+      return answer
+    })
+  const client = createTypedClient(service.url, { token: 'none-is-needed', fetch: repeating })
   const source = await http.open('10.00')
   const opened = await client.call('POST /accounts', { body: { balance: '1' }, headers: { Prefer: 'wait=20' } })
   if (!opened.ok) throw new Error(opened.body.detail)

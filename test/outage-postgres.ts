@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import test from 'ava'
-import { createClient } from './support/client.ts'
+import { type Client, createClient, patiently } from './support/client.ts'
 import { type Backend, backends, createDatabase, type Service, startService, until } from './support/harness.ts'
 import {
   expect503,
@@ -12,10 +12,11 @@ import {
   isReady,
   keyed,
   load,
-  MARGIN_MS,
+  MARGIN,
   openTwo,
   recorded,
   untilDecided,
+  untilDown,
 } from './support/load.ts'
 import { type StoreProxy, startProxy } from './support/proxy.ts'
 import { administer, databaseUrl } from './support/server.ts'
@@ -70,7 +71,7 @@ for (const backend of backends) {
   for (const { name, begin, end } of troubles) {
     test.serial(`${backend}: a database that ${name} costs 503s until it is back, and nothing that was accepted`, (t) =>
       behindProxy(backend, async (proxy, service) => {
-        const http = createClient(service.url)
+        const [http, raw] = [createClient(service.url), createClient(service.url, { patient: false })]
         const accounts = await openTwo(http)
         const decided = await http.transfer(accounts.destination, accounts.source, '1')
 
@@ -87,36 +88,32 @@ for (const backend of backends) {
 
         await begin(proxy, service)
         const newcomer = randomUUID()
-        for (let round = 0; round < 2; round++) {
-          await expect503(t, {
-            keyed: keyed(http, accounts, 'refused'),
-            waiting: keyed(http, accounts, 'refused too', { Prefer: 'wait=10' }),
-            batch: http.post('/transfers/batch', { transfers: [{ ...accounts, amount: '1', key: 'refused as well' }] }),
-            account: http.post('/accounts', { id: newcomer, balance: '5' }),
-            decided: http.get(`/transfers/${decided.id}`),
-            queued: http.get(answers[0]?.headers.get('Location') ?? ''),
-            look: http.get(`/accounts/${accounts.source}`),
-            balance: http.get(`/accounts/${accounts.source}/balance`),
-            past: http.get(`/accounts/${accounts.source}/balance?at=2020-01-01T00:00:00Z`),
-            statement: http.get(`/accounts/${accounts.source}/transfers`),
-            ready: http.get('/health/ready'),
-          })
-        }
+        await expect503(t, () => ({
+          keyed: keyed(raw, accounts, 'refused'),
+          waiting: keyed(raw, accounts, 'refused too', { Prefer: 'wait=10' }),
+          batch: raw.post('/transfers/batch', { transfers: [{ ...accounts, amount: '1', key: 'refused as well' }] }),
+          account: raw.post('/accounts', { id: newcomer, balance: '5' }),
+          decided: raw.get(`/transfers/${decided.id}`),
+          queued: raw.get(answers[0]?.headers.get('Location') ?? ''),
+          look: raw.get(`/accounts/${accounts.source}`),
+          balance: raw.get(`/accounts/${accounts.source}/balance`),
+          past: raw.get(`/accounts/${accounts.source}/balance?at=2020-01-01T00:00:00Z`),
+          statement: raw.get(`/accounts/${accounts.source}/transfers`),
+          ready: raw.get('/health/ready'),
+        }))
         t.is((await http.get('/health')).status, 204)
-        const { down } = (await http.get('/health/ready')).body
-        t.deepEqual(down, backend === 'postgres' ? ['database', 'queue'] : ['database'])
+        await untilDown(service.url, backend === 'postgres' ? ['database', 'queue'] : ['database'])
         await session.query('SELECT pg_advisory_unlock_all()')
         t.deepEqual(await recorded(session), before)
         session.release()
 
         await end(proxy, service)
-        await until(isReady(http))
+        await until(isReady(service.url))
         await untilDecided(t, service, accepted)
         const repeated = await keyed(http, accounts, 'refused', { Prefer: 'wait=20' })
         t.is(repeated.body.status, 'posted')
-        await until(async () =>
-          [201, 409].includes((await http.post('/accounts', { id: newcomer, balance: '5' })).status),
-        )
+        const opened = await http.post('/accounts', { id: newcomer, balance: '5' })
+        t.true(opened.status === 201 || opened.status === 409)
         await until(async () => (await http.get(`/accounts/${newcomer}/balance`)).body.balance === '5')
         const keys = [...Array.from({ length: 10 }, (_, number) => `before ${number}`), 'refused']
         for (const key of keys) {
@@ -131,10 +128,9 @@ for (const backend of backends) {
   // Not serial: mostly waits until locks of jobs run out.
   test(`${backend}: connections to the database that are cut under load lose nothing and repeat nothing`, (t) =>
     behindProxy(backend, async (proxy, service) => {
-      const http = createClient(service.url)
       await service.startWorker()
-      const accounts = await openTwo(http)
-      const { accepted, seen, stop } = load(t, http, accounts, 8)
+      const accounts = await openTwo(createClient(service.url))
+      const { accepted, seen, stop } = load(t, service.url, accounts, 8)
       for (const trouble of [
         async () => proxy.cut(),
         () =>
@@ -149,11 +145,11 @@ for (const backend of backends) {
         async () => proxy.cut(),
       ]) {
         const enough = accepted.length + 50
-        await until(() => accepted.length >= enough, { timeout_ms: 30_000 })
+        await until(() => accepted.length >= enough)
         await trouble()
       }
       const enough = accepted.length + 50
-      await until(() => accepted.length >= enough, { timeout_ms: 30_000 })
+      await until(() => accepted.length >= enough)
       await stop()
       t.deepEqual(
         [...seen.keys()].filter((status) => ![200, 202, 503].includes(status)),
@@ -164,15 +160,16 @@ for (const backend of backends) {
 
   test.serial(`${backend}: connections to the database that die unnoticed are replaced by the API`, (t) =>
     behindProxy(backend, async (proxy, service) => {
-      const http = createClient(service.url)
+      const [http, raw] = [createClient(service.url), createClient(service.url, { patient: false })]
       const accounts = await openTwo(http)
-      const statement = () => http.get(`/accounts/${accounts.source}/transfers`)
-      const look = () => Promise.all(Array.from({ length: 20 }, statement))
+      const look = (client: Client) =>
+        Promise.all(Array.from({ length: 20 }, () => client.get(`/accounts/${accounts.source}/transfers`)))
       // So many at once that every connection of the pool is open and in use.
-      t.true((await look()).every(({ status }) => status === 200))
+      t.true((await look(http)).every(({ status }) => status === 200))
       proxy.lose()
-      await until(async () => (await look()).every(({ status }) => status === 200))
-      await until(async () => (await keyed(http, accounts, 'after')).status === 202)
+      await until(async () => (await look(raw)).every(({ status }) => status === 200))
+      // An attempt that was answered 503 may be decided by now.
+      await until(async () => [200, 202].includes((await keyed(raw, accounts, 'after')).status))
       t.pass()
     }),
   )
@@ -192,19 +189,16 @@ for (const backend of backends) {
       const sources = await Promise.all(Array.from({ length: 8 }, () => http.open('1000')))
       const destination = await http.open()
       const transfers = sources.flatMap((source) => Array(20).fill({ source, destination, amount: '1' }))
-      const first = await http.post('/transfers/batch', { transfers })
+      const first = await patiently(() => http.post('/transfers/batch', { transfers }))
       await untilDecided(t, service, first.body.ids ?? [])
       proxy.lose()
       const lost_ms = performance.now()
-      const second = await until(async () => {
-        // One, which would try one connection after the other.
-        const answer = await http.post('/transfers/batch', { transfers: transfers.slice(0, 1) })
-        return answer.status === 202 && answer
-      })
+      // One, which would try one connection after the other.
+      const second = await patiently(() => http.post('/transfers/batch', { transfers: transfers.slice(0, 1) }))
       await untilDecided(t, service, second.body.ids ?? [])
       const took_ms = performance.now() - lost_ms
       t.log(`decided again after ${Math.round(took_ms)} ms`)
-      t.true(took_ms < 10_000 + MARGIN_MS, `took ${took_ms} ms`)
+      t.true(took_ms < 10_000 * MARGIN, `took ${took_ms} ms`)
     })
   }
 
@@ -224,7 +218,7 @@ for (const backend of backends) {
       const service = await starting
       t.teardown(service.stop)
       const http = createClient(service.url)
-      await until(isReady(http))
+      await until(isReady(service.url))
       t.truthy(await http.open('5'))
     },
   )

@@ -7,11 +7,20 @@ import test, { type ExecutionContext } from 'ava'
 import type pg from 'pg'
 import type { DatabasePool } from 'slonik'
 import { openPool } from '../src/db/pool.ts'
-import { openQueue, packTransfers } from '../src/queue.ts'
+import { packTransfers } from '../src/queue.ts'
 import type { Transfer } from '../src/transfer.ts'
 import { createPoster, PoisonError, type Poster } from '../src/worker/posting.ts'
 import { balance, balanced, balances, chain, open, post, readBooks, request } from './support/books.ts'
-import { backends, captureLog, type LogLine, openAdmin, startService, until, useDatabase } from './support/harness.ts'
+import {
+  backends,
+  captureLog,
+  type LogLine,
+  openAdmin,
+  openPatientQueue,
+  startService,
+  until,
+  useDatabase,
+} from './support/harness.ts'
 import { startProxy } from './support/proxy.ts'
 
 type Bench = {
@@ -231,9 +240,7 @@ for (const [how, arrange] of Object.entries(OUTAGES)) {
     })
     const before = await readBooks(db)
     const failing = calls()
-    await until(() => calls() > failing + 4 && log.some(({ msg }) => msg === 'posting failed, trying again'), {
-      timeout_ms: 60_000,
-    })
+    await until(() => calls() > failing + 4 && log.some(({ msg }) => msg === 'posting failed, trying again'))
     t.deepEqual(await readBooks(db), before, 'nothing moves while it is away')
     t.true(before.transfer && before.transfer.length < 600, 'it went away in the middle')
 
@@ -282,8 +289,7 @@ for (const backend of backends) {
       const service = await startService({ backend })
       t.teardown(service.stop)
       const { pool: db, settings } = service
-      const queue = await openQueue(settings)
-      queue.on('error', () => {})
+      const queue = await openPatientQueue(settings)
       t.teardown(() => queue.close())
       const [source, destination] = [await open(db, '100'), await open(db)]
       const good = many(9, [source], destination)
@@ -311,8 +317,7 @@ for (const backend of backends) {
       const service = await startService({ backend, workers: 0, settings: { WORKER_JOBS: 2 } })
       t.teardown(service.stop)
       const { pool: db, settings } = service
-      const queue = await openQueue(settings)
-      queue.on('error', () => {})
+      const queue = await openPatientQueue(settings)
       t.teardown(() => queue.close())
       const [source, destination] = [await open(db, '1000'), await open(db)]
       const jobs = chunks(many(60, [source], destination), 2)

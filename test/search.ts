@@ -3,7 +3,7 @@
  * is worked on, and when it is decided.
  */
 import test from 'ava'
-import { createClient } from './support/client.ts'
+import { createClient, patiently } from './support/client.ts'
 import { backends, until } from './support/harness.ts'
 import { holdClaim, openFunded, withService } from './support/part.ts'
 
@@ -18,10 +18,7 @@ for (const backend of backends) {
       const statuses: number[] = []
       for (let job = 0; job < JOBS; job++) {
         const release = await holdClaim(service, source)
-        const { body } = await until(async () => {
-          const answer = await http.post('/transfers', { source, destination, amount: '1' })
-          return answer.status === 202 && answer
-        })
+        const { body } = await patiently(() => http.post('/transfers', { source, destination, amount: '1' }))
         let asking = true
         const ask = async () => {
           while (asking) statuses.push((await http.get(`/transfers/${body.id}`)).status)

@@ -98,6 +98,7 @@ for (const backend of backends) {
   test(`${backend}: transfers of one batch, all of one moment, are paged without loss`, async (t) => {
     const [id, other] = [await http.open('1000'), await http.open('1000')]
     const transfers = Array.from({ length: 40 }, (_, count) => ({
+      key: `${count}`,
       source: count % 2 ? id : other,
       destination: count % 2 ? other : id,
       amount: String(count + 1),

@@ -4,7 +4,7 @@
  */
 import { createHash, randomUUID } from 'node:crypto'
 import test from 'ava'
-import { type Body, type Client, createClient, type Job, type Statement } from './support/client.ts'
+import { type Body, type Client, createClient, type Job, patiently, type Statement } from './support/client.ts'
 import { backends, type Service, startService, until } from './support/harness.ts'
 
 const UUID_V5 = /^[\da-f]{8}-[\da-f]{4}-5[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/
@@ -34,8 +34,10 @@ for (const backend of backends) {
   const openStill = async () => String((await still.post('/accounts', {})).body.id)
 
   test(`${backend}: a submitted transfer is accepted with a place to look, and posted`, async (t) => {
-    const [source, destination] = [await http.open('100.00'), await http.open()]
-    const { status, headers, body } = await http.post('/transfers', { source, destination, amount: '12.50' })
+    const { status, headers, body, source, destination } = await patiently(async () => {
+      const [source, destination] = [await http.open('100.00'), await http.open()]
+      return { ...(await http.post('/transfers', { source, destination, amount: '12.50' })), source, destination }
+    })
     t.is(status, 202)
     t.regex(String(body.id), UUID_V7)
     t.regex(String(body.job), UUID_V7)
@@ -69,36 +71,37 @@ for (const backend of backends) {
     t.is(theirs.id, version5(other, key))
   })
 
-  test(`${backend}: whoever prefers to wait gets the decision`, async (t) => {
-    const [source, destination, nobody] = [await http.open('10'), await http.open(), randomUUID()]
-    for (const [request, decision] of [
-      [
-        { source, destination, amount: '4' },
-        { status: 'posted', index: 0 },
-      ],
-      [
-        { source, destination, amount: '7' },
-        { status: 'rejected', reason: 'insufficient_funds', index: 1 },
-      ],
-      [
-        { source, destination: nobody, amount: '7' },
-        { status: 'rejected', reason: 'unknown_destination', index: 2 },
-      ],
-      [
-        { source: nobody, destination: randomUUID(), amount: '7' },
-        { status: 'rejected', reason: 'unknown_source', index: 0 },
-      ],
-    ] as const) {
-      const { status, headers, body } = await http.post('/transfers', request, { Prefer: 'wait=20' })
-      t.is(status, 200)
-      t.is(headers.get('Preference-Applied'), 'wait=20')
-      t.like(body, { ...request, ...decision })
-      const seen = await http.get(headers.get('Location') ?? '', { Prefer: 'wait=20' })
-      t.deepEqual(seen.body, body)
-      t.is(seen.headers.get('Preference-Applied'), 'wait=20')
-    }
-    t.is((await http.get(`/accounts/${source}/balance`)).body.balance, '6')
-  })
+  test(`${backend}: whoever prefers to wait gets the decision`, (t) =>
+    patiently(async () => {
+      const [source, destination, nobody] = [await http.open('10'), await http.open(), randomUUID()]
+      for (const [request, decision] of [
+        [
+          { source, destination, amount: '4' },
+          { status: 'posted', index: 0 },
+        ],
+        [
+          { source, destination, amount: '7' },
+          { status: 'rejected', reason: 'insufficient_funds', index: 1 },
+        ],
+        [
+          { source, destination: nobody, amount: '7' },
+          { status: 'rejected', reason: 'unknown_destination', index: 2 },
+        ],
+        [
+          { source: nobody, destination: randomUUID(), amount: '7' },
+          { status: 'rejected', reason: 'unknown_source', index: 0 },
+        ],
+      ] as const) {
+        const { status, headers, body } = await http.post('/transfers', request, { Prefer: 'wait=20' })
+        t.is(status, 200)
+        t.is(headers.get('Preference-Applied'), 'wait=20')
+        t.like(body, { ...request, ...decision })
+        const seen = await http.get(headers.get('Location') ?? '', { Prefer: 'wait=20' })
+        t.deepEqual(seen.body, body)
+        t.is(seen.headers.get('Preference-Applied'), 'wait=20')
+      }
+      t.is((await http.get(`/accounts/${source}/balance`)).body.balance, '6')
+    }))
 
   test(`${backend}: a wait is at most 30 s, and one preference of several`, async (t) => {
     const [source, destination] = [await http.open('10'), await http.open()]
@@ -107,19 +110,15 @@ for (const backend of backends) {
       ['respond-async, wait=20', 'wait=20'],
       ['WAIT = 20', 'wait=20'],
     ] as const) {
-      const { status, headers } = await http.post(
-        '/transfers',
-        { source, destination, amount: '1' },
-        { Prefer: prefer },
+      const { status, headers } = await patiently(() =>
+        http.post('/transfers', { source, destination, amount: '1' }, { Prefer: prefer }),
       )
       t.is(status, 200)
       t.is(headers.get('Preference-Applied'), applied)
     }
     for (const prefer of ['wait=0', 'wait=soon', 'wait', 'return=minimal']) {
-      const { status, headers } = await http.post(
-        '/transfers',
-        { source, destination, amount: '1' },
-        { Prefer: prefer },
+      const { status, headers } = await patiently(() =>
+        http.post('/transfers', { source, destination, amount: '1' }, { Prefer: prefer }),
       )
       t.is(status, 202, prefer)
       t.is(headers.get('Preference-Applied'), null)
@@ -128,10 +127,8 @@ for (const backend of backends) {
 
   test(`${backend}: a wait that ends without a decision is answered as queued`, async (t) => {
     const [source, destination] = [await openStill(), await openStill()]
-    const { status, headers, body } = await still.post(
-      '/transfers',
-      { source, destination, amount: '1' },
-      { Prefer: 'wait=1' },
+    const { status, headers, body } = await patiently(() =>
+      still.post('/transfers', { source, destination, amount: '1' }, { Prefer: 'wait=1' }),
     )
     t.is(status, 202)
     t.is(body.status, 'queued')
@@ -144,7 +141,7 @@ for (const backend of backends) {
 
   test(`${backend}: a transfer in a living job is queued, whether or not the client names the job`, async (t) => {
     const [source, destination] = [await openStill(), await openStill()]
-    const { body } = await still.post('/transfers', { source, destination, amount: '1.10' })
+    const { body } = await patiently(() => still.post('/transfers', { source, destination, amount: '1.10' }))
     for (const query of ['', `?job=${body.job}`, `?job=${randomUUID()}`]) {
       const seen = await still.get(`/transfers/${body.id}${query}`)
       t.is(seen.status, 200, query)
@@ -165,15 +162,17 @@ for (const backend of backends) {
   })
 
   test.serial(`${backend}: a batch is accepted with its ids in order`, async (t) => {
-    const [source, other] = [await http.open('1000'), await http.open('1000')]
-    const transfers = [
-      { source, destination: other, amount: '1', key: 'a' },
-      { source: other, destination: source, amount: '2', key: 'a' },
-      { source, destination: other, amount: '3' },
-      { source, destination: other, amount: '1.00', key: 'a' },
-      { source, destination: other, amount: '5000', key: 'b' },
-    ]
-    const { status, body } = await http.post('/transfers/batch', { transfers })
+    const { status, body, source, other } = await patiently(async () => {
+      const [source, other] = [await http.open('1000'), await http.open('1000')]
+      const transfers = [
+        { source, destination: other, amount: '1', key: 'a' },
+        { source: other, destination: source, amount: '2', key: 'a' },
+        { source, destination: other, amount: '3' },
+        { source, destination: other, amount: '1.00', key: 'a' },
+        { source, destination: other, amount: '5000', key: 'b' },
+      ]
+      return { ...(await http.post('/transfers/batch', { transfers })), source, other }
+    })
     t.is(status, 202)
     t.deepEqual(Object.keys(body).sort(), ['ids', 'jobs'])
     const ids = body.ids ?? []
@@ -228,11 +227,10 @@ for (const backend of backends) {
   })
 
   test.serial(`${backend}: a job tells its state, its counts and its times`, async (t) => {
-    const waiting = await still.post('/transfers/batch', {
-      transfers: [
-        { source: await openStill(), destination: await openStill(), amount: '1' },
-        { source: await openStill(), destination: await openStill(), amount: '2' },
-      ],
+    const waiting = await patiently(async () => {
+      const accounts = { source: await openStill(), destination: await openStill() }
+      const transfers = ['1', '2'].map((amount) => ({ ...accounts, amount }))
+      return await still.post('/transfers/batch', { transfers })
     })
     const [job] = waiting.body.jobs ?? []
     const queued = await still.get<Job>(`/jobs/${job}`)
@@ -241,8 +239,10 @@ for (const backend of backends) {
     t.like(queued.body, { started_at: null, finished_at: null, failure: null })
     t.regex(queued.body.submitted_at, MOMENT)
 
-    const [source, destination] = [await http.open('1'), await http.open()]
-    const accepted = await http.post('/transfers', { source, destination, amount: '1' })
+    const accepted = await patiently(async () => {
+      const [source, destination] = [await http.open('1'), await http.open()]
+      return await http.post('/transfers', { source, destination, amount: '1' })
+    })
     const done = await until(async () => {
       const { body } = await http.get<Job>(`/jobs/${accepted.body.job}`)
       return body.state === 'completed' && body
@@ -277,7 +277,8 @@ for (const backend of backends) {
 
       const destination = await http.open()
       const request = { source, destination, amount: sent }
-      const { status, body } = await http.post('/transfers', request, { Prefer: 'wait=20' })
+      const headers = { 'Idempotency-Key': 'all of it', Prefer: 'wait=20' }
+      const { status, body } = await http.post('/transfers', request, headers)
       t.is(status, 200)
       t.like(body, { status: 'posted', amount: back })
       t.is((await http.get(`/transfers/${body.id}`)).body.amount, back)
@@ -298,10 +299,12 @@ for (const backend of backends) {
       const client = createClient(own.url)
       const [source, destination] = [await client.open('10'), await client.open()]
       await own.stopWorkers()
-      const waiting = Array.from({ length: 20 }, () =>
-        client.post('/transfers', { source, destination, amount: '1' }, { Prefer: 'wait=30' }),
+      const keys = Array.from({ length: 20 }, (_, number) => `key ${number}`)
+      const waiting = keys.map((key) =>
+        client.post('/transfers', { source, destination, amount: '1' }, { 'Idempotency-Key': key, Prefer: 'wait=30' }),
       )
-      const { headers } = await client.post('/transfers', { source: destination, destination: source, amount: '100' })
+      const back = { source: destination, destination: source, amount: '100' }
+      const { headers } = await client.post('/transfers', back, { 'Idempotency-Key': 'back' })
       const looking = client.get(headers.get('Location') ?? '', { Prefer: 'wait=30' })
       await own.startWorker()
       t.is((await looking).body.status, 'rejected')

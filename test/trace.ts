@@ -6,7 +6,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import test, { type ExecutionContext } from 'ava'
-import { createClient } from './support/client.ts'
+import { type Client, createClient, patiently } from './support/client.ts'
 import { type Backend, backends, startService } from './support/harness.ts'
 import { openFunded, spawnPart } from './support/part.ts'
 
@@ -56,12 +56,15 @@ function attribute({ attributes }: Pick<Span, 'attributes'>, name: string): stri
   return value?.stringValue ?? value?.intValue?.toString()
 }
 
+/** All of it begins anew where a store was late: every span counts. @param work sends nothing that is safe to repeat. */
+const traced = (...what: Parameters<typeof trace>) => patiently(() => trace(...what))
+
 /** API and worker as processes that trace; stopped, so that all is sent, when the work is done. */
-async function traced(
+async function trace(
   t: ExecutionContext,
   backend: Backend,
   environment: Record<string, string>,
-  work: (http: ReturnType<typeof createClient>, accounts: string[]) => Promise<unknown>,
+  work: (http: Client, accounts: string[]) => Promise<unknown>,
 ) {
   const collector = await startCollector(t)
   const service = await startService({ backend, workers: 0 })
@@ -70,10 +73,13 @@ async function traced(
   const env = { DATABASE_URL, REDIS_URL, QUEUE_NAME, OTEL_EXPORTER_OTLP_ENDPOINT: collector.endpoint, ...environment }
   const parts = [spawnPart('api', env), spawnPart('worker', env)]
   const [url] = await Promise.all(parts.map(({ ready }) => ready))
-  await work(createClient(url ?? ''), await openFunded(service, '1000', '0'))
-  for (const part of parts) {
-    part.process.kill('SIGTERM')
-    t.is(await part.exited, 0, part.said())
+  try {
+    await work(createClient(url ?? ''), await openFunded(service, '1000', '0'))
+  } finally {
+    for (const part of parts) {
+      part.process.kill('SIGTERM')
+      t.is(await part.exited, 0, part.said())
+    }
   }
   return collector
 }
@@ -151,7 +157,7 @@ test.serial('a job that many requests share, and its call of the database, are l
 test.serial('nothing is sent when nothing is sampled, by setting or by the client', async (t) => {
   const post =
     (headers: Record<string, string>) =>
-    async (http: ReturnType<typeof createClient>, [source, destination]: string[]) => {
+    async (http: Client, [source, destination]: string[]) => {
       const answer = await http.post(
         '/transfers',
         { source, destination, amount: '1' },

@@ -126,7 +126,7 @@ export async function openTree(): Promise<Stage> {
     const launcher = spawn(process.execPath, [file], { env: environment, stdio: ['ignore', 'pipe', 'inherit'] })
     pid = launcher.pid ?? 0
     launcher.stdout.resume()
-    await until(async () => launcher.exitCode !== null || (await isReady(url)), { timeout_ms: 60_000, interval_ms: 50 })
+    await until(async () => launcher.exitCode !== null || (await isReady(url)), { interval_ms: 50 })
     if (launcher.exitCode !== null) throw new Error(`npm start ended with ${launcher.exitCode}`)
   }
 

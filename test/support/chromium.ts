@@ -58,7 +58,7 @@ const DESK = { width: 1280, height: 900 }
 
 export async function watch(context: BrowserContext, url: string, size = DESK): Promise<Watched> {
   const page = await context.newPage()
-  page.setDefaultTimeout(30_000)
+  page.setDefaultTimeout(60_000)
   await page.setViewportSize(size)
   const [requests, errors]: [string[], string[]] = [[], []]
   page.on('request', (request) => requests.push(request.url()))

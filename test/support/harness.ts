@@ -7,10 +7,12 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ExecutionContext } from 'ava'
+import type { JobType } from 'bullmq'
 import { Redis } from 'ioredis'
 import pg from 'pg'
 import { type Logger, pino } from 'pino'
 import { startApi } from '../../src/api/main.ts'
+import { openQueue, type TransferQueue } from '../../src/queue.ts'
 import { readSettings, type Settings } from '../../src/settings.ts'
 import { startWorker } from '../../src/worker/main.ts'
 import { administer, databaseUrl } from './server.ts'
@@ -151,6 +153,31 @@ export async function startService(options: {
   return { url: api.url, settings, databaseUrl: url, pool, log, startWorker: startOne, stopWorkers, stop }
 }
 
+/**
+ * The service's queue, for looking and meddling. It gives up early, as the service needs it to, so on a busy machine
+ * it is asked again: added twice under one id, a job is one job.
+ */
+export async function openPatientQueue(settings: Settings) {
+  const queue = await openQueue(settings)
+  queue.on('error', () => {})
+  const again =
+    <Sent extends unknown[], Result>(ask: (...sent: Sent) => Promise<Result>) =>
+    (...sent: Sent): Promise<Result> =>
+      insist(() => ask(...sent))
+  return {
+    add: again((...sent: Parameters<TransferQueue['add']>) => queue.add(...sent)),
+    getJob: again((id: string) => queue.getJob(id)),
+    getJobs: again((states: JobType[]) => queue.getJobs(states)),
+    getJobState: again((id: string) => queue.getJobState(id)),
+    getJobScheduler: again((id: string) => queue.getJobScheduler(id)),
+    isPaused: again(() => queue.isPaused()),
+    getJobCounts: again((...states: JobType[]) => queue.getJobCounts(...states)),
+    close: () => queue.close(),
+  }
+}
+
+export type PatientQueue = Awaited<ReturnType<typeof openPatientQueue>>
+
 /** A log that writes into an array. */
 export function captureLog(lines: LogLine[], part = 'test'): Logger {
   return pino({ level: 'debug', base: { part } }, { write: (line: string) => void lines.push(JSON.parse(line)) })
@@ -178,6 +205,9 @@ export function parameters(t: ExecutionContext, numRuns: number): { seed: number
   return { seed, numRuns }
 }
 
+/** So long that only what will never come takes it, on however busy a machine: no test here is about speed. */
+const PATIENCE_MS = 60_000
+
 /**
  * Waits for a condition: the first answer that is neither undefined, null nor false.
  *
@@ -185,17 +215,41 @@ export function parameters(t: ExecutionContext, numRuns: number): { seed: number
  */
 export async function until<T>(
   condition: () => T | Promise<T>,
-  options: { timeout_ms?: number; interval_ms?: number } = {},
+  options: { interval_ms?: number } = {},
 ): Promise<NonNullable<Exclude<T, false>>> {
-  const { timeout_ms = 15_000, interval_ms = 10 } = options
+  const { interval_ms = 10 } = options
   const began = performance.now()
   for (;;) {
     const answer = await condition()
     if (answer !== undefined && answer !== null && answer !== false) return answer as NonNullable<Exclude<T, false>>
-    if (performance.now() - began > timeout_ms) {
-      throw new Error(`still waiting after ${timeout_ms} ms for: ${condition.toString()}`)
+    if (performance.now() - began > PATIENCE_MS) {
+      throw new Error(`still waiting after ${PATIENCE_MS} ms for: ${condition.toString()}`)
     }
     await sleep(interval_ms)
+  }
+}
+
+const ATTEMPTS = 20
+const PAUSE_MS = 200
+
+/**
+ * Does it again where it throws what passes.
+ *
+ * @param passes anything, unless told.
+ * @throws what does not, and Error after so many attempts.
+ */
+export async function insist<Result>(
+  work: () => Promise<Result>,
+  passes: (error: unknown) => boolean = () => true,
+): Promise<Result> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await work()
+    } catch (error) {
+      if (!passes(error)) throw error
+      if (attempt === ATTEMPTS) throw new Error(`in vain, ${ATTEMPTS} times: ${String(error)}`, { cause: error })
+      await sleep(PAUSE_MS)
+    }
   }
 }
 

@@ -2,40 +2,59 @@
  * Load and outage: clients that keep submitting, whatever happens, and what is to be expected of the service meanwhile
  * and afterwards.
  */
+import { isDeepStrictEqual } from 'node:util'
 import type { ExecutionContext } from 'ava'
 import { transferId } from '../../src/transfer.ts'
 import { type Answer, type Client, createClient } from './client.ts'
 import { type Service, until } from './harness.ts'
 
-/** The promise, and what a machine that is busy with other tests may add to it. */
-export const PROMISED_MS = 1000
-export const MARGIN_MS = 500
+/** What a machine that is busy with other tests may add to a promised time: half as much again. */
+export const MARGIN = 1.5
 
-type Timed = Answer & { took_ms: number }
+const PROMISED_MS = 1000
+const ROUNDS = 2
+/** A busy machine delays now the one, now the other; what the service itself is slow with, it is in every round. */
+const MOST_ROUNDS = 8
+const NEVER_MS = 10_000
 
-export async function timed(request: Promise<Answer>): Promise<Timed> {
-  const began_ms = performance.now()
-  return { ...(await request), took_ms: performance.now() - began_ms }
-}
-
-/** All at once, as clients do. */
-export async function expect503(t: ExecutionContext, requests: Record<string, Promise<Answer>>): Promise<void> {
-  const answers = await Promise.all(
-    Object.entries(requests).map(async ([name, made]) => [name, await timed(made)] as const),
-  )
-  for (const [name, { status, headers, body, took_ms }] of answers) {
-    t.is(status, 503, name)
-    t.is(body.type, '/problems/unavailable', name)
-    t.regex(headers.get('Retry-After') ?? '', /^[1-9]\d*$/, name)
-    t.true(took_ms < PROMISED_MS + MARGIN_MS, `${name} took ${took_ms} ms`)
+/** @param ask makes requests, all at once, as clients do; with a client that is not patient. */
+export async function expect503(
+  t: ExecutionContext,
+  ask: () => Record<string, Promise<Answer>>,
+  type: 'unavailable' | 'overloaded' = 'unavailable',
+): Promise<void> {
+  const quickest_ms: Record<string, number> = {}
+  const slow = () => Object.entries(quickest_ms).filter(([, took_ms]) => took_ms >= PROMISED_MS * MARGIN)
+  for (let round = 1; round <= ROUNDS || (round <= MOST_ROUNDS && slow().length > 0); round++) {
+    const began_ms = performance.now()
+    const answered = Object.entries(ask()).map(async ([name, request]) => {
+      const { status, headers, body } = await request
+      const took_ms = performance.now() - began_ms
+      t.is(status, 503, name)
+      t.is(body.type, `/problems/${type}`, name)
+      t.regex(headers.get('Retry-After') ?? '', /^[1-9]\d*$/, name)
+      t.true(took_ms < NEVER_MS, `${name} took ${took_ms} ms`)
+      quickest_ms[name] = Math.min(took_ms, quickest_ms[name] ?? took_ms)
+    })
+    await Promise.all(answered)
   }
+  t.deepEqual(slow(), [], 'in every round')
 }
 
 export async function expectStatus(t: ExecutionContext, status: number, requests: Record<string, Promise<Answer>>) {
   for (const [name, made] of Object.entries(requests)) t.is((await made).status, status, name)
 }
 
-export const isReady = (http: Client) => async () => (await http.get('/health/ready')).status === 200
+export function isReady(url: string): () => Promise<boolean> {
+  const http = createClient(url, { patient: false })
+  return async () => (await http.get('/health/ready')).status === 200
+}
+
+/** These stores are named as away, and no other: one that is late on a busy machine is, too, for a moment. */
+export async function untilDown(url: string, stores: string[]): Promise<void> {
+  const http = createClient(url, { patient: false })
+  await until(async () => isDeepStrictEqual((await http.get('/health/ready')).body.down, stores))
+}
 
 /** The ids of all transfers in the ledger, each as often as it is there. */
 export async function recorded(pool: Pick<Service['pool'], 'query'>): Promise<string[]> {
@@ -44,13 +63,10 @@ export async function recorded(pool: Pick<Service['pool'], 'query'>): Promise<st
 }
 
 export async function untilDecided(t: ExecutionContext, service: Service, ids: readonly string[]): Promise<void> {
-  await until(
-    async () => {
-      const { rows } = await service.pool.query('SELECT id FROM ledger.transfer WHERE id = ANY ($1)', [ids])
-      return rows.length >= ids.length
-    },
-    { timeout_ms: 40_000 },
-  )
+  await until(async () => {
+    const { rows } = await service.pool.query('SELECT id FROM ledger.transfer WHERE id = ANY ($1)', [ids])
+    return rows.length >= ids.length
+  })
   const all = await recorded(service.pool)
   t.is(all.length, new Set(all).size)
 }
@@ -69,7 +85,8 @@ export const keyed = (http: Client, accounts: Accounts, key: string, prefer: Rec
  *
  * @returns the ids of all that was accepted, and how often each status was seen.
  */
-export function load(t: ExecutionContext, http: Client, accounts: Accounts, clients: number) {
+export function load(t: ExecutionContext, url: string, accounts: Accounts, clients: number) {
+  const http = createClient(url, { patient: false })
   const accepted: string[] = []
   const seen = new Map<number, number>()
   let going = true

@@ -8,6 +8,7 @@ import { Agent, request } from 'node:http'
 import { fileURLToPath } from 'node:url'
 import type { ExecutionContext } from 'ava'
 import pg from 'pg'
+import { isUnavailable } from './client.ts'
 import { type Backend, type Service, startService, until } from './harness.ts'
 
 export type Part = {
@@ -97,7 +98,7 @@ export async function countDecided(service: Service, ids: readonly string[]): Pr
 
 /** Every one of them, once, in a chain without gaps. */
 export async function expectDecidedOnce(t: ExecutionContext, service: Service, source: string, ids: readonly string[]) {
-  await until(async () => (await countDecided(service, ids)) >= ids.length, { timeout_ms: 40_000 })
+  await until(async () => (await countDecided(service, ids)) >= ids.length)
   const { rows } = await service.pool.query('SELECT index, id FROM ledger.transfer WHERE source = $1 ORDER BY index', [
     source,
   ])
@@ -121,7 +122,7 @@ export async function holdClaim(service: Service, source: string): Promise<() =>
  * Clients that submit on kept-alive connections, each until nobody answers any more, while the API is sent a signal.
  *
  * @returns the keys that were accepted, those that got no or no whole answer, how many answers broke off, and all
- *   statuses.
+ *   statuses; without those 503s after which a key is repeated.
  */
 export async function signalUnderLoad(api: Part & { url: string }, transfer: object, signal: NodeJS.Signals) {
   const agent = new Agent({ keepAlive: true, maxSockets: 16 })
@@ -131,28 +132,32 @@ export async function signalUnderLoad(api: Part & { url: string }, transfer: obj
   let broken = 0
 
   const submit = (key: string) =>
-    new Promise<boolean>((done) => {
+    new Promise<'answered' | 'unavailable' | 'unanswered'>((done) => {
       const headers = { 'Content-Type': 'application/json', 'Idempotency-Key': key }
       const sent = request(`${api.url}/transfers`, { method: 'POST', agent, headers }, (answer) => {
-        answer.resume()
+        const { statusCode: status = 0 } = answer
+        let text = ''
+        answer.on('data', (bytes) => (text += bytes))
         answer.on('error', () => {})
         answer.once('close', () => {
-          statuses.add(answer.statusCode ?? 0)
+          const late = answer.complete && isUnavailable({ status, text })
+          if (!late) statuses.add(status)
           if (!answer.complete) broken += 1
-          done(answer.complete)
+          done(late ? 'unavailable' : answer.complete ? 'answered' : 'unanswered')
         })
       })
       // Refused, or closed between two requests.
-      sent.on('error', () => done(false))
+      sent.on('error', () => done('unanswered'))
       sent.end(JSON.stringify(transfer))
     })
 
   const clients = Array.from({ length: 16 }, async (_, client) => {
     for (let number = 0; ; number++) {
       const key = `${client}/${number}`
-      const answered = await submit(key)
-      ;(answered ? accepted : unanswered).push(key)
-      if (!answered) return
+      let outcome = await submit(key)
+      while (outcome === 'unavailable') outcome = await submit(key)
+      ;(outcome === 'answered' ? accepted : unanswered).push(key)
+      if (outcome === 'unanswered') return
     }
   })
   await until(() => accepted.length > 300)

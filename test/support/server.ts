@@ -118,12 +118,11 @@ async function findBinary(name: string): Promise<string | undefined> {
   return undefined
 }
 
-/** Set up as accepted transfers need it: docker-compose.yml has the same. */
+/** In memory alone, as nothing here outlives the run. A test about what is kept has a durable one of its own: redis.ts. */
 async function startOwnRedis(binary: string): Promise<TestRedis> {
-  const folder = await mkdtemp(join(tmpdir(), 'transfer-test-redis-'))
   const port = await freePort()
-  const settings = ['--appendonly', 'yes', '--appendfsync', 'always', '--maxmemory-policy', 'noeviction', '--save', '']
-  const child = spawn(binary, ['--bind', '127.0.0.1', '--port', String(port), '--dir', folder, ...settings], {
+  const settings = ['--appendonly', 'no', '--save', '', '--maxmemory-policy', 'noeviction']
+  const child = spawn(binary, ['--bind', '127.0.0.1', '--port', String(port), ...settings], {
     stdio: 'ignore',
     // A process group of its own: a terminal's Ctrl-C is for the launcher, which stops what uses Redis first.
     detached: true,
@@ -133,10 +132,9 @@ async function startOwnRedis(binary: string): Promise<TestRedis> {
   const stop = async () => {
     child.kill('SIGKILL')
     await exited.catch(() => {})
-    await rm(folder, { recursive: true, force: true })
   }
   const url = `redis://127.0.0.1:${port}`
-  for (let attempt = 0; attempt < 100; attempt++) {
+  for (let attempt = 0; attempt < 600; attempt++) {
     const redis = new Redis(url, { lazyConnect: true, maxRetriesPerRequest: 0, retryStrategy: () => null })
     redis.on('error', () => {})
     const answer = await redis.ping().catch(() => undefined)
