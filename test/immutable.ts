@@ -8,23 +8,27 @@ import type pg from 'pg'
 import { asApp } from '../src/db/pool.ts'
 import { SERVICE_ACCOUNT } from '../src/transfer.ts'
 import { balance, balanced, balances, open, post, readBooks, request } from './support/books.ts'
+import { createClient } from './support/client.ts'
 import { openAdmin, startService, until, useDatabase } from './support/harness.ts'
 
 const TABLES = ['account', 'transfer', 'credit', 'closing'] as const
 
-const SAMPLE: Record<(typeof TABLES)[number], { insert: string; update: string }> = {
-  account: { insert: '(id) VALUES (gen_random_uuid())', update: 'overdraft = true' },
+const SAMPLE: Record<(typeof TABLES)[number], { insert: string; updates: string[] }> = {
+  account: {
+    insert: '(id) VALUES (gen_random_uuid())',
+    updates: ['overdraft = true', "owner = 'mallory'", 'owner = NULL'],
+  },
   transfer: {
     insert: `(source, index, id, destination, amount, spent, recorded_at)
              VALUES (gen_random_uuid(), 0, gen_random_uuid(), gen_random_uuid(), 1, 1, now())`,
-    update: 'amount = 1',
+    updates: ['amount = 1'],
   },
   credit: {
     insert:
       '(destination, source, index, amount, recorded_at) VALUES (gen_random_uuid(), gen_random_uuid(), 0, 1, now())',
-    update: 'amount = 1',
+    updates: ['amount = 1'],
   },
-  closing: { insert: "(account, horizon, received) VALUES (gen_random_uuid(), '3', 1)", update: 'received = 1' },
+  closing: { insert: "(account, horizon, received) VALUES (gen_random_uuid(), '3', 1)", updates: ['received = 1'] },
 }
 
 const INSUFFICIENT_PRIVILEGE = '42501'
@@ -39,6 +43,7 @@ async function useBooks(t: ExecutionContext): Promise<Books> {
   const { url, connect } = await useDatabase(t)
   const owner = connect()
   const [account, other] = [await open(owner, '10'), await open(owner)]
+  await owner.query("SELECT ledger.open_account(gen_random_uuid(), owner => 'alice')")
   await post(owner, [request(account, other, '4'), request(account, other, '40')])
   await until(async () => {
     const { rows } = await owner.query('SELECT ledger.close_books($1) AS closed', [[account]])
@@ -64,10 +69,10 @@ for (const table of TABLES) {
   test.serial(`the service may read ledger.${table}, and not insert, update, delete or truncate`, async (t) => {
     const { url, owner } = await useBooks(t)
     const app = connectAs(t, asApp(url))
-    const { insert, update } = SAMPLE[table]
+    const { insert, updates } = SAMPLE[table]
     await refused(t, app, owner, INSUFFICIENT_PRIVILEGE, [
       `INSERT INTO ledger.${table} ${insert}`,
-      `UPDATE ledger.${table} SET ${update}`,
+      ...updates.map((update) => `UPDATE ledger.${table} SET ${update}`),
       `DELETE FROM ledger.${table}`,
       `DELETE FROM ledger.${table} WHERE false`,
       `TRUNCATE ledger.${table}`,
@@ -154,18 +159,23 @@ const CHANGES: Record<'account' | 'transfer' | 'credit', string[]> = {
 for (const [table, more] of Object.entries(CHANGES) as [keyof typeof CHANGES, string[]][]) {
   test.serial(`not even a superuser can update, delete or truncate ledger.${table}`, async (t) => {
     const { owner } = await useBooks(t)
-    const { insert, update } = SAMPLE[table]
+    const { insert, updates } = SAMPLE[table]
     const statements = [
-      `UPDATE ledger.${table} SET ${update}`,
-      `UPDATE ledger.${table} SET ${update} WHERE false`,
+      ...updates.flatMap((update) => [
+        `UPDATE ledger.${table} SET ${update}`,
+        `UPDATE ledger.${table} SET ${update} WHERE false`,
+      ]),
       `DELETE FROM ledger.${table}`,
       `DELETE FROM ONLY ledger.${table} WHERE false`,
       `TRUNCATE ledger.${table}`,
       `TRUNCATE ledger.${table} RESTART IDENTITY CASCADE`,
       ...more,
     ]
-    if (table === 'account')
-      statements.push(`INSERT INTO ledger.account ${insert} ON CONFLICT (id) DO UPDATE SET ${update}`)
+    if (table === 'account') {
+      for (const update of updates) {
+        statements.push(`INSERT INTO ledger.account ${insert} ON CONFLICT (id) DO UPDATE SET ${update}`)
+      }
+    }
     await refused(t, owner, owner, RESTRICT_VIOLATION, statements)
 
     await owner.query('SET session_replication_role = replica')
@@ -174,9 +184,11 @@ for (const [table, more] of Object.entries(CHANGES) as [keyof typeof CHANGES, st
 
     // The negative control: these statements do change something once the trigger is gone.
     await owner.query(`ALTER TABLE ledger.${table} DISABLE TRIGGER refuse_change`)
-    const before = await readBooks(owner)
-    await owner.query(`UPDATE ledger.${table} SET ${update}`)
-    t.notDeepEqual(await readBooks(owner), before)
+    for (const update of updates) {
+      const before = await readBooks(owner)
+      await owner.query(`UPDATE ledger.${table} SET ${update}`)
+      t.notDeepEqual(await readBooks(owner), before, update)
+    }
   })
 }
 
@@ -239,11 +251,14 @@ test.serial('an account cannot be opened with a balance that could not be', asyn
   )
 })
 
-test.serial('opening an account twice leaves it as it was', async (t) => {
-  const { owner, account } = await useBooks(t)
+test.serial("opening an account twice leaves it as it was, and whose it was, somebody's or nobody's", async (t) => {
+  const { owner } = await useBooks(t)
   const before = await readBooks(owner)
-  const { rows } = await owner.query('SELECT ledger.open_account($1, 100, true) AS at', [account])
-  t.is(rows[0].at, null)
+  const { rows } = await owner.query(
+    "SELECT owner, ledger.open_account(id, 100, true, 'mallory') AS at FROM ledger.account",
+  )
+  t.true(['alice', null].every((whose) => rows.some((row) => row.owner === whose)))
+  t.true(rows.every((row) => row.at === null))
   t.deepEqual(await readBooks(owner), before)
 })
 
@@ -252,15 +267,7 @@ test.serial('the whole service runs on a login that owns nothing and was granted
   const login = await createLogin(t, url, owner, 'transfer_app')
   const service = await startService({ backend: 'postgres', database: login.url })
   t.teardown(service.stop)
-  const answer = await fetch(`${service.url}/accounts`, {
-    method: 'POST',
-    headers: { 'Content-Type': 'application/json', Prefer: 'wait=10' },
-    body: JSON.stringify({ balance: '12.50' }),
-  })
-  const { id, funding } = (await answer.json()) as { id: string; funding: { status: string } }
-  t.is(answer.status, 201)
-  t.is(funding.status, 'posted')
-  t.is(await balance(owner, id), '12.50')
+  t.is(await balance(owner, await createClient(service.url).open('12.50')), '12.50')
 })
 
 /** A login of its own, that goes with the test. Roles belong to the whole cluster. */
