@@ -26,10 +26,14 @@ export type Batcher<Item, Result> = {
   push(item: Item): Promise<Result>
   /** Weight of what waits for the next run. */
   waiting(): number
+  /** How long the first of those has waited, in ms; 0 if none does. */
+  waited(): number
 }
 
 type Entry<Item, Result> = {
   item: Item
+  /** When it came, by performance.now(). */
+  since: number
   resolve: (result: Result) => void
   reject: (error: unknown) => void
 }
@@ -55,7 +59,7 @@ export function createBatcher<Item, Result>(options: {
     const heavier = weight + weigh(item)
     if (heavier > limit) return Promise.reject(new OverloadError(`${weight} are waiting already`))
     return new Promise((resolve, reject) => {
-      queue.push({ item, resolve, reject })
+      queue.push({ item, since: performance.now(), resolve, reject })
       weight = heavier
       if (busy) return
       busy = true
@@ -93,5 +97,10 @@ export function createBatcher<Item, Result>(options: {
     return batch
   }
 
-  return { push, waiting: () => weight }
+  function waited(): number {
+    const [first] = queue
+    return first ? performance.now() - first.since : 0
+  }
+
+  return { push, waiting: () => weight, waited }
 }

@@ -75,7 +75,7 @@ export async function startTracing(settings: Settings, part: 'api' | 'worker'): 
         if (route) span.updateName(`${ctx.method} ${route}`).setAttribute('http.route', route)
         span.setAttribute('http.request.method', ctx.method)
         span.setAttribute('http.response.status_code', ctx.status)
-        span.setAttribute('transfer.request_id', ctx.response.get('X-Request-ID'))
+        span.setAttribute('transfer.request_id', String(ctx.state.request_id))
         if (ctx.status >= 500) span.setStatus({ code: SpanStatusCode.ERROR })
       }
       span.end()

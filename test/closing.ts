@@ -94,11 +94,11 @@ test.serial('a sweep closes all long books and no others, however many accounts 
   const long = [rows[0], rows[1200], rows.at(-1)].map((row) => row?.id ?? '')
   const short = rows[5]?.id ?? ''
   for (const account of long) await receive(db, account)
-  await receive(db, short, 20)
+  await receive(db, short, LONG_TAIL)
   const before = await balances(db, [...long, short])
 
   for (const account of long) await untilShort(db, account, () => sweepBooks(pool))
-  t.is(await tail(db, short), 20)
+  t.is(await tail(db, short), LONG_TAIL)
   t.deepEqual(await balances(db, [...long, short]), before)
   await balanced(t, url)
 })

@@ -69,10 +69,10 @@ test('every route is in the document, and every operation of the document is a r
     proxies: 0,
     workers: [],
   })
-  const router = app.middleware.map((layer) => (layer as { router?: Router }).router).find((found) => found)
-  if (!router) throw new Error('no router')
+  const routers = app.middleware.flatMap((layer) => (layer as { router?: Router }).router ?? [])
   const known = () =>
-    router.stack
+    routers
+      .flatMap(({ stack }) => stack)
       // What only says 405.
       .filter(({ methods, path }) => !(path === '/transfers/batch' && methods.includes('GET')))
       .flatMap(({ methods, path }) =>
@@ -82,12 +82,12 @@ test('every route is in the document, and every operation of the document is a r
       )
       .sort()
 
-  // The dashboard is a router of its own, in front of this one.
+  // The dashboard is a router of its own, made when somebody looks.
   const documented = operations().filter((name) => name !== 'GET /dashboard')
   t.true(documented.length > 10)
   t.deepEqual(known(), documented)
   // The control: a route that nobody described.
-  router.get('/accounts/:id/secret', () => {})
+  routers[1]?.get('/accounts/:id/secret', () => {})
   t.notDeepEqual(known(), documented)
 })
 

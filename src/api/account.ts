@@ -21,6 +21,7 @@ import {
   type Transfer,
 } from '../transfer.ts'
 import { type Caller, demand } from './access.ts'
+import { answer } from './answer.ts'
 import { readBody } from './body.ts'
 import type { Decisions } from './decision.ts'
 import { applied, readId, readQuery, readWait, refuseQuery } from './header.ts'
@@ -64,17 +65,16 @@ export function accountRoutes(
     if (balance !== undefined) demand(ctx, 'operate')
     const created_at = await open(id, balance ?? null, caller)
     const opened = { id, overdraft: false, created_at }
+    const headers = ['Location', `/accounts/${id}`]
     if (balance === undefined) {
-      ctx.body = opened
+      answer(ctx, 201, opened, headers)
     } else {
       const funding: Transfer = { id: fundingId(id), source: SERVICE_ACCOUNT, destination: id, amount: balance }
       const job = await submissions.submit([funding], ctx.state.request_id)
       const decision = wait > 0 ? await decisions.wait(funding.id, wait) : null
       if (decision) applied(ctx, wait)
-      ctx.body = { ...opened, funding: decision ?? { ...funding, status: 'queued', job } }
+      answer(ctx, 201, { ...opened, funding: decision ?? { ...funding, status: 'queued', job } }, headers)
     }
-    ctx.status = 201
-    ctx.set('Location', `/accounts/${id}`)
   })
 
   /**
@@ -115,7 +115,7 @@ export function accountRoutes(
     const account = await accounts.push(id)
     if (!account) throw unknown(id)
     const { overdraft, created_at } = account
-    ctx.body = { id, overdraft, created_at }
+    answer(ctx, 200, { id, overdraft, created_at })
   })
 
   router.get('/accounts/:id/balance', async (ctx) => {
@@ -127,12 +127,12 @@ export function accountRoutes(
       const found = await balances.push(id)
       if (!found) throw unknown(id)
       if (found.tail > LONG_TAIL) closeSoon(id)
-      ctx.body = { account: id, balance: found.balance }
+      answer(ctx, 200, { account: id, balance: found.balance })
       return
     }
     const balance = await reach('database', readBalanceAt(pool, id, at))
     if (balance === null) throw unknown(id, ` at ${at}`)
-    ctx.body = { account: id, balance, at }
+    answer(ctx, 200, { account: id, balance, at })
   })
 
   router.get('/accounts/:id/history', async (ctx) => {
@@ -144,7 +144,7 @@ export function accountRoutes(
     if (!account) throw unknown(id)
     const { from = account.created_at, to = new Date().toISOString(), points } = query
     if (Date.parse(from) > Date.parse(to)) throw new Problem('invalid-request', 'query/from: must be before `to`')
-    ctx.body = { account: id, points: await reach('database', readHistory(pool, { id, from, to, points })) }
+    answer(ctx, 200, { account: id, points: await reach('database', readHistory(pool, { id, from, to, points })) })
   })
 
   router.get('/accounts/:id/transfers', async (ctx) => {
@@ -154,7 +154,7 @@ export function accountRoutes(
     const { limit, cursor } = readQuery(ctx, statementQuery)
     if (!(await accounts.push(id))) throw unknown(id)
     const { lines, next } = await reach('database', readStatement(pool, id, limit, cursor))
-    ctx.body = { account: id, transfers: lines, next_cursor: next && encode(next) }
+    answer(ctx, 200, { account: id, transfers: lines, next_cursor: next && encode(next) })
   })
 }
 

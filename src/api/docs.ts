@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url'
 import type { Router } from '@koa/router'
 import type { Context } from 'koa'
 import send from 'koa-send'
+import { answer } from './answer.ts'
 import { makeDocument } from './openapi.ts'
 import { PROBLEMS, Problem } from './problem.ts'
 import { EXPLAINED, PROBLEM_TYPES } from './schema.ts'
@@ -114,7 +115,7 @@ export function docsRoutes(router: Router): void {
     const type = PROBLEM_TYPES.find((known) => known === ctx.params.type)
     if (!type) throw new Problem('not-found', `there is no such type of problem: ${PROBLEM_TYPES.join(', ')}`)
     const [status, title] = PROBLEMS[type]
-    ctx.body = { type: `/problems/${type}`, title, status, detail: EXPLAINED[type] }
+    answer(ctx, 200, { type: `/problems/${type}`, title, status, detail: EXPLAINED[type] })
   })
 }
 

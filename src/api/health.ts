@@ -5,6 +5,7 @@ import type { Router } from '@koa/router'
 import { type DatabasePool, sql } from 'slonik'
 import { z } from 'zod'
 import type { TransferQueue } from '../queue.ts'
+import { answer } from './answer.ts'
 import { refuseQuery } from './header.ts'
 import { Problem, reach } from './problem.ts'
 
@@ -23,6 +24,6 @@ export function healthRoutes(router: Router, { pool, queue }: { pool: DatabasePo
     const answers = await Promise.allSettled(Object.values(probes))
     const down = Object.keys(probes).filter((_, position) => answers[position]?.status === 'rejected')
     if (down.length > 0) throw new Problem('unavailable', `not reachable: ${down.join(', ')}`, { down })
-    ctx.body = { status: 'ready', database: 'up', queue: 'up' }
+    answer(ctx, 200, { status: 'ready', database: 'up', queue: 'up' })
   })
 }

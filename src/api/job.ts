@@ -6,6 +6,7 @@ import { createBatcher, READ_LIMIT } from '../batch.ts'
 import { LIVING, type TransferJob, type TransferQueue, unpackTransfers } from '../queue.ts'
 import type { Transfer } from '../transfer.ts'
 import { demand } from './access.ts'
+import { answer } from './answer.ts'
 import { readId, refuseQuery } from './header.ts'
 import { Problem, reach } from './problem.ts'
 
@@ -86,7 +87,7 @@ export function jobRoutes(router: Router, { queue }: { queue: TransferQueue }): 
     }
     const description = describe(id, job, String(state))
     // What the database said of a transfer, which may be another's.
-    ctx.body = caller.scopes.has('operate') ? description : { ...description, failure: null }
+    answer(ctx, 200, caller.scopes.has('operate') ? description : { ...description, failure: null })
   })
 }
 

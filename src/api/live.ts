@@ -14,6 +14,7 @@ import { type BalanceSum, readBalanceSum, readCounts } from '../db/live.ts'
 import type { ApiMetrics } from '../metrics.ts'
 import type { TransferQueue } from '../queue.ts'
 import { demand } from './access.ts'
+import { finish } from './answer.ts'
 import { Problem, reach } from './problem.ts'
 
 /** Counts are since Postgres' statistics began, `submitted` since this API did. Null is what is not known just now. */
@@ -128,6 +129,7 @@ export function liveRoutes(router: Router, { live }: { live: Live }): void {
     ctx.set('Cache-Control', 'no-store')
     ctx.set('X-Accel-Buffering', 'no') // a proxy that gathers events would show them in clumps
     ctx.status = 200
+    finish(ctx)
     if (ctx.method === 'HEAD') return
     live.join(ctx.res)
     // Koa would take every viewer that leaves for an error.

@@ -29,8 +29,7 @@ export function observe({ requests }: ApiMetrics, log: Logger): Middleware {
     const route = routeOf(ctx)
     requests.observe({ method, route, status: STATUS_CLASSES[Math.floor(status / 100)] ?? 'other' }, duration_ms / 1000)
     if (log.isLevelEnabled('debug')) {
-      const request_id = ctx.response.get('X-Request-ID')
-      log.debug({ request_id, method, route, status, duration_ms }, 'request')
+      log.debug({ request_id: ctx.state.request_id, method, route, status, duration_ms }, 'request')
     }
   }
 }

@@ -11,6 +11,7 @@ import type { Logger } from 'pino'
 import type { z } from 'zod'
 import { OverloadError } from '../batch.ts'
 import { isPassing } from '../db/fault.ts'
+import { answer, finish } from './answer.ts'
 
 /** The closed set: each type with its status and title. The URI of a type is /problems/{type}. */
 export const PROBLEMS = {
@@ -111,7 +112,6 @@ export function problems(log: Logger): Middleware {
   return async (ctx: Context, next: Next) => {
     const given = ctx.get('X-Request-ID')
     const requestId = /^[\w.:+/=-]{1,128}$/.test(given) ? given : `${boot}-${(++requests).toString(36)}`
-    ctx.set('X-Request-ID', requestId)
     ctx.state.request_id = requestId
     try {
       // Node would say so without a word (requireHostHeader).
@@ -119,6 +119,7 @@ export function problems(log: Logger): Middleware {
         throw new Problem('malformed-request', 'send a Host header')
       }
       await next()
+      if (ctx.headerSent) return
       // What no route answered: koa and its router say so by status alone.
       if (ctx.status === 404 && ctx.body === undefined) {
         throw new Problem('not-found', `there is nothing at ${ctx.path}`)
@@ -126,6 +127,7 @@ export function problems(log: Logger): Middleware {
       if (ctx.status === 405 || ctx.status === 501) {
         throw new Problem('method-not-allowed', `${ctx.path} takes ${ctx.response.get('Allow')}`)
       }
+      finish(ctx)
     } catch (error) {
       const problem = asProblem(error)
       const document = describe(problem, requestId)
@@ -143,9 +145,7 @@ export function problems(log: Logger): Middleware {
           'Bearer realm="transfer"',
           ...(/text\/html/.test(ctx.get('Accept')) ? ['Basic realm="transfer", charset="UTF-8"'] : []),
         ])
-      ctx.status = status
-      ctx.body = document
-      ctx.type = 'application/problem+json'
+      answer(ctx, status, document, [], 'application/problem+json')
     }
   }
 }

@@ -4,7 +4,7 @@
  * koa-helmet says which; they never change, so it is asked once. What is data carries what keeps it data, a page all of
  * them, with a Content-Security-Policy of its own if it needs more than the strictest.
  */
-import type { Context, Middleware, Next } from 'koa'
+import type { Context } from 'koa'
 import helmet from 'koa-helmet'
 
 /** Strict: nothing inline, nothing from elsewhere. */
@@ -34,15 +34,15 @@ function ask(directives: Directives): [name: string, value: string][] {
 const OF_A_PAGE = ask(DIRECTIVES)
 
 /**
- * Of an answer that is data. What else helmet sets tells a browser how to treat a page; each header takes a few per cent
+ * Of an answer that is data: name, value, name, value ... What else helmet sets tells a browser how to treat a page; each header takes a few per cent
  * of what a short answer costs, here and at the client.
  */
-const OF_DATA = [
+export const OF_DATA: readonly string[] = [
   ...ask({ defaultSrc: ["'none'"], frameAncestors: ["'none'"] }).filter(([name]) =>
     ['Content-Security-Policy', 'Cross-Origin-Resource-Policy', 'X-Content-Type-Options'].includes(name),
   ),
-  ['Cache-Control', 'no-store'] as const,
-]
+  ['Cache-Control', 'no-store'],
+].flat()
 
 /** The policy of pages with these directives changed. */
 export function contentSecurityPolicy(changes: Directives): string {
@@ -53,11 +53,4 @@ export function contentSecurityPolicy(changes: Directives): string {
 export function asPage(ctx: Context, policy?: string): void {
   for (const [name, value] of OF_A_PAGE) ctx.res.setHeader(name, value)
   if (policy !== undefined) ctx.res.setHeader('Content-Security-Policy', policy)
-}
-
-export function security(): Middleware {
-  return async (ctx: Context, next: Next) => {
-    for (const [name, value] of OF_DATA) ctx.res.setHeader(name, value)
-    await next()
-  }
 }

@@ -57,7 +57,8 @@ export function createSubmissions(options: {
   }, DEPTH_INTERVAL_MS)
 
   function admit(transfers = 1): void {
-    if (batcher.waiting() + transfers > submissionLimit || jobs * transfersPerJob > queueLimit) {
+    const isFull = batcher.waiting() + transfers > submissionLimit || jobs * transfersPerJob > queueLimit
+    if (isFull || batcher.waited() > WAIT_LIMIT_MS) {
       metrics.overloaded.inc()
       throw new Problem('overloaded', 'more transfers are waiting than can be taken on: repeat the request later')
     }
@@ -93,3 +94,9 @@ type Group = { transfers: Transfer[]; origin: Origin | undefined }
 const originsOf = (groups: Group[]): Origin[] => groups.flatMap(({ origin }) => origin ?? [])
 
 const DEPTH_INTERVAL_MS = 500
+
+/**
+ * Whoever is accepted has waited for one flush and been in the next. While the first in line has waited this long already,
+ * another would not have its answer within a second, and gets it now: no.
+ */
+const WAIT_LIMIT_MS = 400

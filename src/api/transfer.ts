@@ -8,7 +8,6 @@ import type { Context } from 'koa'
 import type { ApiMetrics } from '../metrics.ts'
 import {
   batchRequest,
-  type Decision,
   differences,
   drawId,
   idempotencyKey,
@@ -18,6 +17,7 @@ import {
   uuid,
 } from '../transfer.ts'
 import { type Caller, demand } from './access.ts'
+import { answer } from './answer.ts'
 import { readBody } from './body.ts'
 import type { Decisions } from './decision.ts'
 import { applied, readId, readKey, readQuery, readWait, refuseQuery } from './header.ts'
@@ -54,9 +54,7 @@ export function transferRoutes(
       if (first) {
         refuseReuse([{ asked: transfer, first }])
         metrics.replayed.inc()
-        ctx.set('Idempotent-Replayed', 'true')
-        ctx.body = first
-        return
+        return answer(ctx, 200, first, ['Idempotent-Replayed', 'true'])
       }
     }
 
@@ -64,8 +62,11 @@ export function transferRoutes(
     const decision = wait > 0 ? await decisions.wait(transfer.id, wait) : null
     // Somebody may have used the key a moment ago: then theirs is the transfer that was decided.
     if (decision) refuseReuse([{ asked: transfer, first: decision }])
-    answer(ctx, transfer, job, decision, wait)
-    if (!decision) ctx.status = 202
+    const location = ['Location', `/transfers/${transfer.id}?job=${job}`]
+    if (decision) {
+      applied(ctx, wait)
+      answer(ctx, 200, decision, location)
+    } else answer(ctx, 202, { ...transfer, status: 'queued', job }, location)
   })
 
   router.post('/transfers/batch', async (ctx) => {
@@ -100,8 +101,7 @@ export function transferRoutes(
     const open = transfers.filter((transfer) => !done.has(transfer.id))
     metrics.replayed.inc(transfers.length - open.length)
     const job = open.length > 0 ? await submissions.submit(open, ctx.state.request_id) : null
-    ctx.status = 202
-    ctx.body = { ids: transfers.map((transfer) => transfer.id), jobs: job === null ? [] : [job] }
+    answer(ctx, 202, { ids: transfers.map((transfer) => transfer.id), jobs: job === null ? [] : [job] })
   })
 
   // Or it would be taken for the id of a transfer.
@@ -134,8 +134,7 @@ export function transferRoutes(
     const decision = await decisions.read(id)
     if (decision && (await mine(decision))) {
       applied(ctx, wait)
-      ctx.body = decision
-      return
+      return answer(ctx, 200, decision)
     }
     const found = decision ? null : await jobs.find(id, hint)
     const queued = found && (await mine(found.transfer)) ? found : null
@@ -148,9 +147,10 @@ export function transferRoutes(
         'it is neither decided nor in the queue. Submitting it again with the same Idempotency-Key is safe',
       )
     }
-    if (late) ctx.body = late
-    else if (queued) ctx.body = { ...queued.transfer, status: 'queued', job: queued.job }
-    if (late) applied(ctx, wait)
+    if (late) {
+      applied(ctx, wait)
+      answer(ctx, 200, late)
+    } else if (queued) answer(ctx, 200, { ...queued.transfer, status: 'queued', job: queued.job })
   }
 }
 
@@ -158,12 +158,6 @@ export const keyQuery = { source: uuid, key: idempotencyKey, job: uuid.optional(
 
 /** The job that carries the transfer makes the look-up of a queued one quick. */
 export const transferQuery = { job: uuid.optional() }
-
-function answer(ctx: Context, transfer: Transfer, job: string, decision: Decision | null, wait: number): void {
-  ctx.set('Location', `/transfers/${transfer.id}?job=${job}`)
-  if (decision) applied(ctx, wait)
-  ctx.body = decision ?? { ...transfer, status: 'queued', job }
-}
 
 /** @throws Problem key-reused that names the fields, and in a batch the positions. */
 function refuseReuse(pairs: { asked: Transfer; first: Transfer; position?: number }[]): void {

@@ -13,7 +13,7 @@ import { Refusal } from './fault.ts'
 import { openPool } from './pool.ts'
 
 /** Credits since the last closing that make an account's tail long; the same number as ledger.long_tail(). */
-export const LONG_TAIL = 32
+export const LONG_TAIL = 12
 
 /** Stores what these accounts have received by now, so that nobody has to add it up again. */
 export async function closeBooks(pool: DatabasePool, accounts: readonly string[]): Promise<void> {
