@@ -2,7 +2,7 @@
  * Whatever a superuser changes in the books behind the ledger's back, the audit finds, and names the row; what it cannot
  * find is listed there, too. It finds nothing in books that nobody tampered with, at any moment, while they are written.
  *
- * Next: support/tampering.ts, the books and what is done to them.
+ * Next: support/specimen.ts, the books; support/tampering.ts, what is done to them.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -13,17 +13,8 @@ import { type Audit, audit } from '../src/db/audit.ts'
 import { RULES } from '../src/db/rule.ts'
 import { balanced, open, post, request } from './support/books.ts'
 import { createDatabase, type Database, openAdmin, until, useDatabase } from './support/harness.ts'
-import {
-  at,
-  isNamed,
-  keepBooks,
-  layOpen,
-  type Names,
-  putBack,
-  SWEEP,
-  TAMPERINGS,
-  UNFOUND,
-} from './support/tampering.ts'
+import { at, keepBooks, layOpen, type Names, putBack } from './support/specimen.ts'
+import { isNamed, SWEEP, TAMPERINGS, UNFOUND } from './support/tampering.ts'
 
 const test = anyTest as TestFn<{ database: Database; db: pg.Pool; names: Names }>
 
