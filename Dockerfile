@@ -18,4 +18,4 @@ COPY sql ./sql
 COPY src ./src
 USER node
 EXPOSE 3000
-CMD ["node", "--max-semi-space-size=8", "--heap-growing-percent=20", "src/api/main.ts"]
+CMD ["node", "--max-semi-space-size=32", "--heap-growing-percent=20", "--v8-pool-size=1", "src/api/main.ts"]

@@ -24,7 +24,8 @@ export async function startChild(file: string, env: NodeJS.ProcessEnv = {}): Pro
   const path = fileURLToPath(new URL(`../${file}`, import.meta.url))
   const child = fork(path, [], {
     env: { ...NODE_ENVIRONMENT, ...process.env, ...env },
-    execArgv: NODE_FLAGS, // as npm start does, for the baselines, too
+    // As npm start does; the baselines as an API, and what sends the load as fast as it can.
+    execArgv: file === 'src/worker/main.ts' ? NODE_FLAGS.worker : NODE_FLAGS.api,
     // A group of its own: a terminal's Ctrl-C reaches the bench, which stops its children in order.
     detached: true,
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],

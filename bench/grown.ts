@@ -9,7 +9,7 @@ import { Redis } from 'ioredis'
 import type { Bench } from './main.ts'
 import { runTransfers, serviceTarget, type Target } from './run.ts'
 import { onDatabase, type Service, startService } from './stage.ts'
-import { residentBytes } from './watch.ts'
+import { type Resident, residentBytes } from './watch.ts'
 import { openAccounts } from './workload.ts'
 
 export type Grown = {
@@ -19,7 +19,7 @@ export type Grown = {
   accounts: string[]
   recorded: number
   /** What each part held when 10^6 were recorded, in bytes. */
-  memory: Record<string, { now: number; highest: number }> | undefined
+  memory: Record<string, Resident> | undefined
   faults: string[]
 }
 
@@ -71,7 +71,7 @@ async function measureMemory({ stage }: Bench, { service }: Grown): Promise<NonN
   const told = await redis.info('memory')
   redis.disconnect()
   const field = (name: string) => Number(new RegExp(`^${name}:(\\d+)`, 'm').exec(told)?.[1])
-  return { ...memory, redis: { now: field('used_memory'), highest: field('used_memory_peak') } }
+  return { ...memory, redis: { now: field('used_memory'), highest: field('used_memory_peak'), shared: 0 } }
 }
 
 /** @returns what is wrong with it. */

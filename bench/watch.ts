@@ -84,9 +84,12 @@ async function machineTime(): Promise<number> {
   return (user + nice + system + irq + softirq + steal) / 100
 }
 
+/** Of `now`, `shared` is what others may hold as well, such as the pages of Node's own program. */
+export type Resident = { now: number; highest: number; shared: number }
+
 /** Resident memory of a process in bytes, now and at its highest. Linux only. */
-export async function residentBytes(pid: number): Promise<{ now: number; highest: number }> {
+export async function residentBytes(pid: number): Promise<Resident> {
   const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '')
   const field = (name: string) => Number(new RegExp(`${name}:\\s+(\\d+) kB`).exec(status)?.[1] ?? Number.NaN) * 1024
-  return { now: field('VmRSS'), highest: field('VmHWM') }
+  return { now: field('VmRSS'), highest: field('VmHWM'), shared: field('RssFile') + field('RssShmem') }
 }
