@@ -34,6 +34,25 @@ test('one alone is run at once', async (t) => {
   t.is(await answer, 'A')
 })
 
+test('how long the first in line has waited is known, and ends when it is taken', async (t) => {
+  const { push, run, waited } = createStage({ size: 1 })
+  const answers = [push('a')]
+  const { end } = await run(0)
+  t.is(waited(), 0, 'what is run does not wait')
+  answers.push(push('b'))
+  await until(() => waited() > 30)
+  answers.push(push('c'))
+  t.true(waited() > 30, 'that of the first, not of the last')
+  end()
+  const second = await run(1)
+  t.true(waited() > 0)
+  second.end()
+  const third = await run(2)
+  t.is(waited(), 0)
+  third.end()
+  t.deepEqual(await Promise.all(answers), ['A', 'B', 'C'])
+})
+
 test('what arrives in one turn of the event loop is run together', async (t) => {
   const { push, run } = createStage({ size: 10 })
   const answers = Promise.all(['a', 'b', 'c'].map(push))

@@ -179,3 +179,30 @@ testRedis('connections to Redis that die unnoticed are replaced', async (t, redi
   await until(async () => (await keyed(http, accounts, 'after', { Prefer: 'wait=1' })).status === 200)
   t.is((await keyed(http, accounts, 'after')).body.status, 'posted')
 })
+
+testRedis('while a Redis that hangs keeps others waiting, whoever comes is refused at once', async (t, redis) => {
+  const service = await onRedis(t, redis)
+  const raw = createClient(service.url, { patient: false })
+  const accounts = await openTwo(createClient(service.url))
+  redis.freeze()
+  // One is with Redis, one waits for it to come back, and by and by one more comes.
+  const took_ms: number[] = []
+  const asked: Promise<void>[] = []
+  await until(
+    () => {
+      const began_ms = performance.now()
+      const ask = async () => {
+        t.is((await keyed(raw, accounts, `late ${asked.length}`)).status, 503)
+        took_ms.push(performance.now() - began_ms)
+      }
+      asked.push(ask())
+      return took_ms.some((took) => took < 100)
+    },
+    { interval_ms: 50 },
+  )
+  await Promise.all(asked)
+  redis.thaw()
+  await until(isReady(service.url))
+  const { body } = await keyed(createClient(service.url), accounts, 'after')
+  await untilDecided(t, service, [String(body.id)])
+})

@@ -97,7 +97,7 @@ export async function reach<Result>(store: 'database' | 'queue', work: Promise<R
 /** Below the second within which an outage is answered. */
 const REACH_LIMIT_MS = 900
 
-function unavailable(store: string, cause: unknown): Problem {
+export function unavailable(store: 'database' | 'queue', cause: unknown): Problem {
   const detail =
     `the ${store} cannot be reached just now. Nothing is lost: repeat the request. ` +
     'A transfer repeated with the same Idempotency-Key is posted once, even if this request got through after all'

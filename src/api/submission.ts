@@ -13,10 +13,10 @@ import type { ApiMetrics } from '../metrics.ts'
 import { packTransfers, type TransferQueue } from '../queue.ts'
 import type { Origin, Tracing } from '../trace.ts'
 import { drawId, type Transfer } from '../transfer.ts'
-import { Problem, reach } from './problem.ts'
+import { Problem, reach, unavailable } from './problem.ts'
 
 export type Submissions = {
-  /** Says at once, before a body is read, that it would be in vain. @throws Problem overloaded. */
+  /** Says at once, before a body is read, that it would be in vain. @throws Problem overloaded or unavailable. */
   admit(transfers?: number): void
   /**
    * Puts transfers into the queue, all or none of them.
@@ -57,8 +57,9 @@ export function createSubmissions(options: {
   }, DEPTH_INTERVAL_MS)
 
   function admit(transfers = 1): void {
-    const isFull = batcher.waiting() + transfers > submissionLimit || jobs * transfersPerJob > queueLimit
-    if (isFull || batcher.waited() > WAIT_LIMIT_MS) {
+    const waited_ms = batcher.waited()
+    if (waited_ms > WAIT_LIMIT_MS) throw unavailable('queue', new Error(`late by ${Math.round(waited_ms)} ms`))
+    if (batcher.waiting() + transfers > submissionLimit || jobs * transfersPerJob > queueLimit) {
       metrics.overloaded.inc()
       throw new Problem('overloaded', 'more transfers are waiting than can be taken on: repeat the request later')
     }
@@ -96,7 +97,7 @@ const originsOf = (groups: Group[]): Origin[] => groups.flatMap(({ origin }) => 
 const DEPTH_INTERVAL_MS = 500
 
 /**
- * Whoever is accepted has waited for one flush and been in the next. While the first in line has waited this long already,
- * another would not have its answer within a second, and gets it now: no.
+ * Whoever is accepted has waited for one flush and been in the next. While the first in line has waited this long for a
+ * queue that is late, another would not have its answer within a second, and gets it now: no.
  */
 const WAIT_LIMIT_MS = 400
