@@ -22,8 +22,8 @@ import { openAccounts, transferRequests } from './workload.ts'
 
 const SECONDS = 60
 const TIMES = 3
-/** With 1,000, each waiting for its answer, no more was sent than is sustained. */
-const CONNECTIONS = 3000
+/** Each waits for its answer, be it a refusal, before it sends more: with 3,000, hardly more was sent than is sustained. */
+const CONNECTIONS = 6000
 const ACCOUNTS = 1000
 const SUSTAINED = { shape: 'uniform', connections: 64, seconds: 4 } as const
 /** Nobody waits longer for an answer, be it a refusal. */

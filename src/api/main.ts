@@ -82,7 +82,8 @@ export async function startApi(settings: Settings, log: Logger): Promise<{ url: 
     sockets.add(socket)
     socket.once('close', () => sockets.delete(socket))
   })
-  server.listen(settings.PORT, settings.HOST)
+  // Whoever finds the backlog full tries again after one, three, seven seconds: let it be as long as the system allows.
+  server.listen({ port: settings.PORT, host: settings.HOST, backlog: 65_535 })
   await once(server, 'listening')
   const { address, port, family } = server.address() as AddressInfo
   const url = `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`

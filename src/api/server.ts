@@ -26,11 +26,10 @@ export function createHttpServer(app: RequestListener, connectionLimit: number, 
     requireHostHeader: false,
   })
   server.maxConnections = connectionLimit
-  const isLate = watchTurns()
+  const isTooLate = watchTurns()
 
   const handle: RequestListener = (request, response) => {
-    if (isLate() && !request.url?.startsWith('/health')) turnAway(response)
-    else app(request, response)
+    if (request.url?.startsWith('/health') || !isTooLate(response)) app(request, response)
   }
   server.on('request', handle)
   // No body is asked for before it is wanted (see body.ts), so nobody knows whether one is still to come afterwards.
@@ -53,35 +52,50 @@ export function createHttpServer(app: RequestListener, connectionLimit: number, 
  * the rest of the turn is turned away, before anything is done for it and at a fraction of the cost, and those already
  * taken on are answered well within a second. A pause without a crowd is not the requests' doing.
  */
-const TURN_LIMIT_MS = 75
+const TURN_LIMIT_MS = 50
 const CROWD = 300
 
-/** @returns to be asked once per request: whether it comes too late in its turn. */
-function watchTurns(): () => boolean {
+/** @returns takes what comes too late in its turn, and answers it; false leaves the request to the app. */
+function watchTurns(): (response: ServerResponse) => boolean {
   let arrived = 0
   let began_ms = 0
-  const end = () => {
+  let late: ServerResponse[] = []
+
+  function end(): void {
     arrived = 0
   }
-  return () => {
+
+  /** When the turn is over: answered within, who is turned away would be back in the same turn, and it would not end. */
+  function turnAway(): void {
+    for (const response of late) refuseLate(response)
+    late = []
+  }
+
+  return (response) => {
     if (arrived === 0) {
       began_ms = performance.now()
       setImmediate(end)
     }
     arrived += 1
-    return arrived > CROWD && performance.now() - began_ms > TURN_LIMIT_MS
+    if (arrived <= CROWD || performance.now() - began_ms <= TURN_LIMIT_MS) return false
+    if (late.length === 0) setImmediate(turnAway)
+    late.push(response)
+    return true
   }
 }
 
-function turnAway(response: ServerResponse): void {
+function refuseLate(response: ServerResponse): void {
   const id = randomUUID()
-  const document = describe(
-    new Problem('overloaded', 'too many requests at a time: repeat this one a little later'),
-    id,
-  )
-  const headers = { 'Content-Type': 'application/problem+json', 'X-Request-ID': id, 'Retry-After': '1' }
-  response.writeHead(document.status, headers).end(JSON.stringify(document))
+  const body = TOO_LATE.replace(NO_ID, id)
+  const headers = ['Content-Type', 'application/problem+json', 'Content-Length', `${body.length}`]
+  response.writeHead(503, [...headers, 'X-Request-ID', id, 'Retry-After', '1']).end(body)
 }
+
+const NO_ID = '00000000-0000-0000-0000-000000000000'
+/** Written once: an error made for each would keep a stack for each, and cost more than the rest of refusing it. */
+const TOO_LATE = JSON.stringify(
+  describe(new Problem('overloaded', 'too many requests at a time: repeat this one a little later'), NO_ID),
+)
 
 /** What cannot be parsed, or does not arrive. The connection is of no use afterwards. */
 function refuse(error: NodeJS.ErrnoException, socket: Duplex, log: Logger): void {
