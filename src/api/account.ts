@@ -170,7 +170,11 @@ const pointCount = z
   .pipe(z.int().min(2, POINTS).max(500, POINTS))
   .default(100)
 
-export const historyQuery = { from: pastMoment.optional(), to: pastMoment.optional(), points: pointCount }
+export const historyQuery = z.strictObject({
+  from: pastMoment.optional(),
+  to: pastMoment.optional(),
+  points: pointCount,
+})
 
 const pageLimit = z
   .string()
@@ -191,8 +195,8 @@ const pageCursor = z.string().transform((text, context): StatementCursor => {
   }
 })
 
-export const balanceQuery = { at: pastMoment.optional() }
-export const statementQuery = { limit: pageLimit, cursor: pageCursor.optional() }
+export const balanceQuery = z.strictObject({ at: pastMoment.optional() })
+export const statementQuery = z.strictObject({ limit: pageLimit, cursor: pageCursor.optional() })
 
 function encode(cursor: StatementCursor): string {
   return Buffer.from(JSON.stringify(cursor)).toString('base64url')

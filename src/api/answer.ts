@@ -2,8 +2,8 @@
  * Answers
  *
  * Whatever is data, problems included, is written here in one piece, past Koa's own way of answering: that one keeps a
- * dictionary of headers for each request and goes through it again when all is done, which made a third of what the
- * collector had to clear away. Pages and files go Koa's way, and are finished here.
+ * dictionary of headers for each request and goes through it again when all is done, a fifth of what a request left for the
+ * collector. Pages and files go Koa's way, and are finished here.
  */
 import type { Context } from 'koa'
 import { OF_DATA } from './security.ts'

@@ -92,7 +92,7 @@ export const routes = {
     tag: 'Transfers',
     summary: 'What became of the transfer with this source and key',
     scope: 'read',
-    query: z.object(keyQuery),
+    query: keyQuery,
     headers: z.object({ Prefer: prefer }),
     answers: {
       200: {
@@ -108,7 +108,7 @@ export const routes = {
     summary: 'What became of a transfer',
     scope: 'read',
     params: byId,
-    query: z.object(transferQuery),
+    query: transferQuery,
     headers: z.object({ Prefer: prefer }),
     answers: {
       200: {
@@ -150,7 +150,7 @@ export const routes = {
     summary: 'Its balance, now or at a past moment',
     scope: 'read',
     params: byId,
-    query: z.object(balanceQuery),
+    query: balanceQuery,
     answers: { 200: { description: 'The balance', body: schema.balance } },
     problems: ['invalid-request', 'account-not-found', 'unavailable'],
   },
@@ -159,7 +159,7 @@ export const routes = {
     summary: 'Its balance at so many moments, evenly apart',
     scope: 'read',
     params: byId,
-    query: z.object(historyQuery),
+    query: historyQuery,
     answers: { 200: { description: 'The balances, oldest first', body: schema.history } },
     problems: ['invalid-request', 'account-not-found', 'unavailable'],
   },
@@ -168,7 +168,7 @@ export const routes = {
     summary: 'Its statement, newest first',
     scope: 'read',
     params: byId,
-    query: z.object(statementQuery),
+    query: statementQuery,
     answers: { 200: { description: 'A page', body: schema.statement } },
     problems: ['invalid-request', 'account-not-found', 'unavailable'],
   },

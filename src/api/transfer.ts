@@ -5,6 +5,7 @@
  */
 import type { Router } from '@koa/router'
 import type { Context } from 'koa'
+import { z } from 'zod'
 import type { ApiMetrics } from '../metrics.ts'
 import {
   batchRequest,
@@ -154,10 +155,10 @@ export function transferRoutes(
   }
 }
 
-export const keyQuery = { source: uuid, key: idempotencyKey, job: uuid.optional() }
+export const keyQuery = z.strictObject({ source: uuid, key: idempotencyKey, job: uuid.optional() })
 
 /** The job that carries the transfer makes the look-up of a queued one quick. */
-export const transferQuery = { job: uuid.optional() }
+export const transferQuery = z.strictObject({ job: uuid.optional() })
 
 /** @throws Problem key-reused that names the fields, and in a batch the positions. */
 function refuseReuse(pairs: { asked: Transfer; first: Transfer; position?: number }[]): void {
