@@ -2,7 +2,8 @@
  * Part batches: transfers over HTTP, 500 per request
  *
  * POST /transfers/batch on 4 connections, uniform and with one hot source, on both backends. The API takes them faster
- * than anything can post them, so the queue fills while the load is on: posted/s counts the drain.
+ * than anything can post them, so the queue fills while the load is on: posted/s counts the drain. After ten seconds of it,
+ * the queue would be as full as it may be (QUEUE_LIMIT).
  */
 import { describe } from './http.ts'
 import type { Bench } from './main.ts'
@@ -14,7 +15,7 @@ export async function runBatches(bench: Bench): Promise<Result> {
   const { stage, load, say, options, full } = bench
   const rows: Row[] = []
   const faults: string[] = []
-  const plan = { connections: options.connections ?? 4, batch: 500, seconds: options.seconds ?? (full ? 10 : 2) }
+  const plan = { connections: options.connections ?? 4, batch: 500, seconds: options.seconds ?? (full ? 5 : 2) }
   for (const backend of bench.backends) {
     const service = await startService(stage, backend)
     try {

@@ -19,13 +19,22 @@ export type Child = {
 
 const running = new Set<ChildProcess>()
 
-/** @param file relative to the root of the checkout; its process says `{ready: true, url?}` when it is. */
-export async function startChild(file: string, env: NodeJS.ProcessEnv = {}): Promise<Child> {
+/** For what sends the load: it shall cost the service as little of the machine as it can, whatever memory that takes. */
+export const LOAD_FLAGS = ['--max-semi-space-size=64']
+
+/**
+ * @param file relative to the root of the checkout; its process says `{ready: true, url?}` when it is.
+ * @param flags of Node; those of an API, as npm start has them, for the baselines, too.
+ */
+export async function startChild(
+  file: string,
+  env: NodeJS.ProcessEnv = {},
+  flags: string[] = NODE_FLAGS.api,
+): Promise<Child> {
   const path = fileURLToPath(new URL(`../${file}`, import.meta.url))
   const child = fork(path, [], {
     env: { ...NODE_ENVIRONMENT, ...process.env, ...env },
-    // As npm start does; the baselines as an API, and what sends the load as fast as it can.
-    execArgv: file === 'src/worker/main.ts' ? NODE_FLAGS.worker : NODE_FLAGS.api,
+    execArgv: flags,
     // A group of its own: a terminal's Ctrl-C reaches the bench, which stops its children in order.
     detached: true,
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],

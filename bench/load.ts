@@ -6,7 +6,7 @@
  * accepted is not yet posted, that is counted in the ledger.
  */
 import autocannon from 'autocannon'
-import { type Child, serveQuestions, startChild } from './child.ts'
+import { type Child, LOAD_FLAGS, serveQuestions, startChild } from './child.ts'
 
 export type LoadRequest = { method: 'GET' | 'POST'; path: string; body?: string }
 
@@ -28,7 +28,7 @@ export type LoadResult = {
 export type Load = Child & { run(spec: LoadSpec): Promise<LoadResult> }
 
 export async function startLoad(): Promise<Load> {
-  const child = await startChild('bench/load.ts')
+  const child = await startChild('bench/load.ts', {}, LOAD_FLAGS)
   return { ...child, run: async (spec) => (await child.ask(spec)) as LoadResult }
 }
 

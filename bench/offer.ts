@@ -7,7 +7,7 @@
  * a lost one behind one whose answer came after the end.
  */
 import autocannon from 'autocannon'
-import { type Child, serveQuestions, startChild } from './child.ts'
+import { type Child, LOAD_FLAGS, serveQuestions, startChild } from './child.ts'
 import type { LoadRequest } from './load.ts'
 import { percentile } from './waiter.ts'
 
@@ -33,7 +33,7 @@ export type OfferResult = {
 export type Offer = Child & { run(spec: OfferSpec): Promise<OfferResult> }
 
 export async function startOffer(): Promise<Offer> {
-  const child = await startChild('bench/offer.ts')
+  const child = await startChild('bench/offer.ts', {}, LOAD_FLAGS)
   return { ...child, run: async (spec) => (await child.ask(spec)) as OfferResult }
 }
 

@@ -15,6 +15,7 @@ import { Redis } from 'ioredis'
 import pg from 'pg'
 import { type Embedded, startEmbedded } from '../src/db/embedded.ts'
 import { migrate } from '../src/db/migrate.ts'
+import { NODE_FLAGS } from '../src/keeper.ts'
 import { type Child, startChild } from './child.ts'
 
 export type Backend = 'redis' | 'postgres'
@@ -159,7 +160,7 @@ export async function startService(stage: Stage, backend: Backend, given?: strin
     PORT: '0',
     LOG_LEVEL: process.env.LOG_LEVEL ?? 'warn',
   }
-  const worker = await startChild('src/worker/main.ts', env)
+  const worker = await startChild('src/worker/main.ts', env, NODE_FLAGS.worker)
   const api: Child = await startChild('src/api/main.ts', env).catch(async (error: unknown) => {
     await worker.stop()
     throw error

@@ -100,4 +100,4 @@ const DEPTH_INTERVAL_MS = 500
  * Whoever is accepted has waited for one flush and been in the next. While the first in line has waited this long for a
  * queue that is late, another would not have its answer within a second, and gets it now: no.
  */
-const WAIT_LIMIT_MS = 400
+const WAIT_LIMIT_MS = 600
