@@ -102,7 +102,7 @@ const pause = (pause_ms: number, signal: AbortSignal): Promise<void> =>
 
 /**
  * Bounded memory for little time. What is alive when the nursery is full is copied, and in an API that is every request in
- * hand: with 8 MB that took a quarter of its time, with 32 a twentieth. A worker has little in hand. The old space is
+ * hand: with 8 MB that took a quarter of its time, with 32 an eighth. A worker has little in hand. The old space is
  * collected when it has grown by a fifth, instead of by whatever Node finds worth it, and by one thread beside the main
  * one: four of them, on few processors, mostly wait for each other. package.json says the same for the parts started alone.
  */
