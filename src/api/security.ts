@@ -34,8 +34,8 @@ function ask(directives: Directives): [name: string, value: string][] {
 const OF_A_PAGE = ask(DIRECTIVES)
 
 /**
- * Of an answer that is data: name, value, name, value ... What else helmet sets tells a browser how to treat a page; each header takes a few per cent
- * of what a short answer costs, here and at the client.
+ * Of an answer that is data: name, value, name, value ... What else helmet sets tells a browser how to treat a page; each
+ * header takes a few per cent of what a short answer costs, here and at the client.
  */
 export const OF_DATA: readonly string[] = [
   ...ask({ defaultSrc: ["'none'"], frameAncestors: ["'none'"] }).filter(([name]) =>
