@@ -64,8 +64,9 @@ export function createDecisions(pool: DatabasePool): Decisions {
         if (!decision) continue
         for (const done of [...(waiters.get(decision.id) ?? [])]) done(decision)
       }
-      // The more there is to look for, the longer the pause: waiting takes a quarter of one connection at most.
-      await sleep(Math.max(POLL_PAUSE_MS, 3 * (performance.now() - began)))
+      // The more there is to look for, the longer the pause: waiting takes a quarter of one connection at most. But a look
+      // may also have taken long because this process was stopped meanwhile, for as long as half a minute.
+      await sleep(Math.min(Math.max(POLL_PAUSE_MS, 3 * (performance.now() - began)), POLL_PAUSE_LIMIT_MS))
     }
     polling = false
   }
@@ -79,6 +80,7 @@ export function createDecisions(pool: DatabasePool): Decisions {
 }
 
 const POLL_PAUSE_MS = 5
+const POLL_PAUSE_LIMIT_MS = 500
 
 /** Clients that wait. One query asks for all of them, again and again. */
 const WAITER_LIMIT = 10_000

@@ -92,6 +92,8 @@ export function jobRoutes(router: Router, { queue }: { queue: TransferQueue }): 
 }
 
 function describe(id: string, job: TransferJob, state: string) {
+  // By two clocks, and a worker reads its own before it asks for a job: nothing starts before it was submitted.
+  const started = job.processedOn ? Math.max(job.processedOn, job.timestamp) : undefined
   return {
     id,
     state,
@@ -100,7 +102,7 @@ function describe(id: string, job: TransferJob, state: string) {
     posted: job.returnvalue?.posted ?? null,
     rejected: job.returnvalue?.rejected ?? null,
     submitted_at: moment(job.timestamp),
-    started_at: moment(job.processedOn),
+    started_at: moment(started),
     finished_at: moment(job.finishedOn),
     failure: job.failedReason ?? null,
   }
