@@ -15,7 +15,7 @@
 --
 -- Answers: `outcomes`, in the order asked: 'posted', the reason of a rejection, or NULL where another transaction
 -- holds the source just now: nothing was decided, ask again. What was decided before answers its first outcome.
--- `long_tails`: sources whose received amount took more than 32 credits to add up, whose books want closing.
+-- `long_tails`: sources whose received amount took more than long_tail() credits to add up, whose books want closing.
 --
 -- Errors: unique_violation if a writer that made no claim took the same index: all is undone, ask again.
 --

@@ -10,6 +10,7 @@ import { createServer } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import test from 'ava'
+import { freePort } from '../src/db/embedded.ts'
 import { createClient, patiently } from './support/client.ts'
 import { type Backend, backends, createDatabase, startService, until } from './support/harness.ts'
 import { holdClaim, openFunded } from './support/part.ts'
@@ -27,16 +28,6 @@ async function read(url: string): Promise<Map<string, number>> {
     series.set(`${name}{${sorted}}`, Number(value))
   }
   return series
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1')
-  await once(probe, 'listening')
-  const address = probe.address()
-  probe.close()
-  await once(probe, 'close')
-  if (address === null || typeof address === 'string') throw new Error('no port')
-  return address.port
 }
 
 /** Waits until a series has this value: a store or a worker that is late on a busy machine is left out for a moment. */
