@@ -16,7 +16,7 @@ export async function runBaselines(bench: Bench): Promise<Result> {
   const rows: Row[] = []
   const faults: string[] = []
   const shapes = options.shape ? [options.shape] : SHAPE_NAMES
-  const plan = { connections: options.connections ?? 64, seconds: options.seconds ?? (full ? 10 : 2) }
+  const plan = { connections: options.connections ?? 64, seconds: options.seconds ?? (full ? 10 : 1.5) }
   for (const name of ['locked_rows', 'row_triggers', 'row_triggers_grown'] as const) {
     const baseline = await startBaseline(stage, name === 'locked_rows' ? name : 'row_triggers')
     try {

@@ -23,7 +23,7 @@ const CHUNK = 250
 const CHUNKS_UNDER_WAY = 4
 
 export async function runContention(bench: Bench): Promise<Result> {
-  const seconds = bench.options.seconds ?? (bench.full ? 10 : 3)
+  const seconds = bench.options.seconds ?? (bench.full ? 10 : 2)
   const databaseUrl = await createDatabase(bench.stage)
   await migrate(databaseUrl, { queue: false })
   const accounts = await onDatabase(databaseUrl, (client) => openAccounts(client, ACCOUNTS))

@@ -14,7 +14,7 @@ import { runTransfers } from './run.ts'
 
 export async function runGrowth(bench: Bench): Promise<Result> {
   const { load, say, options, full } = bench
-  const seconds = options.seconds ?? (full ? 10 : 3)
+  const seconds = options.seconds ?? (full ? 10 : 2)
   const rows: Row[] = []
   const faults: string[] = []
   for (const recorded of [1e4, 1e6, ...(full ? [1e7] : [])]) {
