@@ -102,13 +102,13 @@ const pause = (pause_ms: number, signal: AbortSignal): Promise<void> =>
 
 /**
  * Bounded memory for little time. What is alive when the nursery is full is copied, and in an API that is every request in
- * hand: with 8 MB that took a quarter of its time, with 32 an eighth. A worker has little in hand. The old space is
- * collected when it has grown by a fifth, instead of by whatever Node finds worth it, and by one thread beside the main one
- * instead of four: the processors are for the other parts. package.json says the same for the parts started alone.
+ * hand: the smaller the nursery, the more of its time that takes. A worker has little in hand. The old space is collected
+ * when it has grown by a tenth, instead of by whatever Node finds worth it, and by one thread beside the main one instead
+ * of four: the processors are for the other parts. package.json says the same for the parts started alone.
  */
 export const NODE_FLAGS = {
-  api: ['--max-semi-space-size=32', '--heap-growing-percent=20', '--v8-pool-size=1'],
-  worker: ['--max-semi-space-size=8', '--heap-growing-percent=20', '--v8-pool-size=1'],
+  api: ['--max-semi-space-size=16', '--heap-growing-percent=10', '--v8-pool-size=1'],
+  worker: ['--max-semi-space-size=4', '--heap-growing-percent=10', '--v8-pool-size=1'],
 }
 
 /**

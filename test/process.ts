@@ -1,6 +1,8 @@
 /*
  * A process that is set up wrongly says so, in a sentence, and leaves.
  */
+import { execFile } from 'node:child_process'
+import { promisify } from 'node:util'
 import test, { type ExecutionContext } from 'ava'
 import { createDatabase, openAdmin, startService, until } from './support/harness.ts'
 import { type Part, spawnPart } from './support/part.ts'
@@ -67,4 +69,14 @@ test.serial('a process that waits for its database stops when told to', async (t
     part.process.kill('SIGTERM')
     t.is(await part.exited, 0)
   }
+})
+
+test('no part brings an HTTP client along that it does not need', async (t) => {
+  const loaded = async (statement: string) => {
+    const program = `${statement}; console.log(process.moduleLoadList.join('\\n'))`
+    const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', program])
+    return stdout.split('\n').some((name) => name.endsWith('/undici'))
+  }
+  for (const part of ['api', 'worker']) t.false(await loaded(`await import('./src/${part}/main.ts')`), part)
+  t.true(await loaded("await import('node:http')"), 'what it comes with')
 })

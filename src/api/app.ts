@@ -5,10 +5,10 @@
  *
  * Next: transfer.ts, then submission.ts.
  */
-import { Router } from '@koa/router'
 import Koa from 'koa'
 import type { Logger } from 'pino'
 import type { DatabasePool } from 'slonik'
+import { Router } from '../lean.ts'
 import type { ApiMetrics } from '../metrics.ts'
 import type { TransferQueue } from '../queue.ts'
 import type { Tracing } from '../trace.ts'

@@ -5,9 +5,10 @@
  * an end to more requests than one process can serve. Whatever can still be answered is answered with a problem.
  */
 import { randomUUID } from 'node:crypto'
-import { createServer, type IncomingMessage, type RequestListener, type Server, ServerResponse } from 'node:http'
+import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { Logger } from 'pino'
+import { http } from '../lean.ts'
 import { describe, Problem } from './problem.ts'
 
 /** Bytes of address and header together. */
@@ -15,7 +16,7 @@ const HEADER_LIMIT = 16 * 1024
 
 /** @param connectionLimit connections open at a time; any more are closed at once. */
 export function createHttpServer(app: RequestListener, connectionLimit: number, log: Logger): Server {
-  const server = createServer({
+  const server = http.createServer({
     maxHeaderSize: HEADER_LIMIT,
     headersTimeout: 10_000,
     requestTimeout: 30_000,
@@ -131,7 +132,7 @@ function unreadable(error: NodeJS.ErrnoException): Problem {
 /** Node keeps it under a name of its own (and so do others who answer `clientError`). */
 function responseUnderWay(socket: Duplex): ServerResponse | undefined {
   const current = '_httpMessage' in socket ? socket._httpMessage : undefined
-  return current instanceof ServerResponse ? current : undefined
+  return current instanceof http.ServerResponse ? current : undefined
 }
 
 function write(socket: Duplex, problem: Problem): void {

@@ -3,9 +3,9 @@
  * and GET /health. For operators, without access control: it listens on loopback unless told otherwise.
  */
 import { once } from 'node:events'
-import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Logger } from 'pino'
+import { http } from '../lean.ts'
 import { METRICS_TYPE, type WorkerMetrics } from '../metrics.ts'
 
 export type Listener = { url: string; stop: () => void }
@@ -15,7 +15,7 @@ export async function listen(
   { register }: WorkerMetrics,
   { host, port, log }: { host: string; port: number; log: Logger },
 ): Promise<Listener | undefined> {
-  const server = createServer(async (request, response) => {
+  const server = http.createServer(async (request, response) => {
     if (request.url === '/health') return response.writeHead(204).end()
     if (request.url !== '/metrics') return response.writeHead(404).end()
     const json = request.headers.accept === 'application/json'
