@@ -113,12 +113,12 @@ export const NODE_FLAGS = {
 
 /**
  * The environment of each part. Node keeps what it has compiled: from its second start on, a part starts in two thirds of
- * the time and 20 MB smaller, since nothing has to be stripped of its types. And glibc shares two pools of memory among
+ * the time and 20 MB smaller, since nothing has to be stripped of its types. And glibc has one pool of memory for all
  * threads, instead of giving each its own to fragment. package.json says the same.
  */
 export const NODE_ENVIRONMENT = {
   NODE_COMPILE_CACHE: fileURLToPath(new URL('../node_modules/.cache/node', import.meta.url)),
-  MALLOC_ARENA_MAX: '2',
+  MALLOC_ARENA_MAX: '1',
 }
 
 export type Child = Running & { url: string | undefined }
