@@ -1,5 +1,5 @@
 /*
- * A process that is set up wrongly says so, in a sentence, and leaves.
+ * A process that is set up wrongly says so, in a sentence, and leaves; and none brings along what it does not need.
  */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
