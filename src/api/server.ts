@@ -27,7 +27,7 @@ export function createHttpServer(app: RequestListener, connectionLimit: number, 
     requireHostHeader: false,
   })
   server.maxConnections = connectionLimit
-  const isTooLate = watchTurns()
+  const isTooLate = watchTurns(server)
 
   const handle: RequestListener = (request, response) => {
     if (request.url?.startsWith('/health') || !isTooLate(response)) app(request, response)
@@ -55,21 +55,36 @@ export function createHttpServer(app: RequestListener, connectionLimit: number, 
  */
 const TURN_LIMIT_MS = 50
 const CROWD = 300
+/**
+ * libuv accepts one connection each time it polls (since 1.45), and turns of a crowd are long: a few dozen in a second.
+ * Nobody who waits for an answer asks again, so while connections come in, the refusals wait, and the turns are short.
+ */
+const ACCEPT_LIMIT_MS = 200
 
 /** @returns takes what comes too late in its turn, and answers it; false leaves the request to the app. */
-function watchTurns(): (response: ServerResponse) => boolean {
+function watchTurns(server: Server): (response: ServerResponse) => boolean {
   let arrived = 0
   let began_ms = 0
   let late: ServerResponse[] = []
+  let connected = false
+  server.on('connection', () => {
+    connected = true
+  })
 
   function end(): void {
-    arrived = 0
+    if (late.length === 0) arrived = 0
   }
 
   /** When the turn is over: answered within, who is turned away would be back in the same turn, and it would not end. */
-  function turnAway(): void {
+  function turnAway(ended_ms = performance.now()): void {
+    if (connected && performance.now() - ended_ms < ACCEPT_LIMIT_MS) {
+      connected = false
+      setImmediate(turnAway, ended_ms)
+      return
+    }
     for (const response of late) refuseLate(response)
     late = []
+    arrived = 0
   }
 
   return (response) => {
