@@ -83,11 +83,11 @@ export function createPoster(options: {
     if (transfers.length === 0) return Promise.resolve(answers)
     return new Promise((resolve) => {
       const job: Posted = { answers, left: transfers.length, done: () => resolve(answers), origin: tracing?.here() }
-      for (const [position, transfer] of transfers.entries()) {
+      transfers.forEach((transfer, position) => {
         const group = waiting.get(transfer.source)
         if (group) group.push({ transfer, job, position })
         else waiting.set(transfer.source, [{ transfer, job, position }])
-      }
+      })
       schedule()
     })
   }
@@ -134,13 +134,13 @@ export function createPoster(options: {
     const answers = await (tracing ? tracing.run('post_transfers', originsOf(batch), work) : work())
     if (metrics) count(metrics, answers)
     calls -= 1
-    for (const [position, { job, position: place }] of batch.entries()) {
-      const answer = answers[position]
-      if (!answer) continue
-      job.answers[place] = answer
+    batch.forEach(({ job, position }, at) => {
+      const answer = answers[at]
+      if (!answer) return
+      job.answers[position] = answer
       job.left -= 1
       if (job.left === 0) job.done()
-    }
+    })
     const undecided = batch.filter((_, position) => answers[position] === null)
     const refused = Map.groupBy(undecided, (entry) => entry.transfer.source)
     for (const source of bySource.keys()) {
@@ -178,12 +178,12 @@ export function createPoster(options: {
   function countCredits(batch: Transfer[], outcomes: readonly (Outcome | null)[]): string[] {
     const many: string[] = []
     if (credits.size > CREDITS_LIMIT) credits.clear()
-    for (const [position, { destination }] of batch.entries()) {
-      if (outcomes[position] !== 'posted') continue
+    batch.forEach(({ destination }, position) => {
+      if (outcomes[position] !== 'posted') return
       const count = ((credits.get(destination) ?? 0) + 1) % MANY_CREDITS
       credits.set(destination, count)
       if (count === 0) many.push(destination)
-    }
+    })
     return many
   }
 
