@@ -48,7 +48,7 @@ async function serve(t: ExecutionContext, { settings, databaseUrl }: Service, ow
   const submissions = createSubmissions({ ...common, batchSize: 1, submissionLimit: 9, queueLimit: 9 })
   const own = { decisions: createDecisions(pool), jobs: createJobs(queue), owners: owners ?? createOwners(pool) }
   const router = new Router()
-  transferRoutes(router, { ...common, ...own, submissions })
+  transferRoutes(router, router, { ...common, ...own, submissions })
   accountRoutes(router, { ...common, ...own, submissions, pool })
   const { authenticate } = await createAccess(settings, log)
   const server = new Koa().use(problems(log)).use(authenticate).use(router.routes()).listen(0, '127.0.0.1')

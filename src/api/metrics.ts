@@ -21,13 +21,22 @@ export function metricsRoutes(router: Router, metrics: ApiMetrics, workers: read
  * first: what is answered is known only when all others are done.
  */
 export function observe({ requests }: ApiMetrics, log: Logger): Middleware {
+  // prom-client sorts, joins and looks up the labels at each observation that brings them.
+  const known = new Map<string, ReturnType<typeof requests.labels>>()
+  function durationsOf(method: string, route: string, status: string) {
+    const key = `${method} ${route} ${status}`
+    const durations = known.get(key) ?? requests.labels({ method, route, status })
+    known.set(key, durations)
+    return durations
+  }
+
   return async (ctx: Context, next: Next) => {
     const began = performance.now()
     await next()
     const duration_ms = performance.now() - began
     const { method, status } = ctx
     const route = routeOf(ctx)
-    requests.observe({ method, route, status: STATUS_CLASSES[Math.floor(status / 100)] ?? 'other' }, duration_ms / 1000)
+    durationsOf(method, route, STATUS_CLASSES[Math.floor(status / 100)] ?? 'other').observe(duration_ms / 1000)
     if (log.isLevelEnabled('debug')) {
       log.debug({ request_id: ctx.state.request_id, method, route, status, duration_ms }, 'request')
     }

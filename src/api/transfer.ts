@@ -35,11 +35,13 @@ export type TransferServices = {
   metrics: ApiMetrics
 }
 
+/** @param submitting for the one route that carries most of the load. */
 export function transferRoutes(
+  submitting: Router,
   router: Router,
   { submissions, decisions, jobs, owners, metrics }: TransferServices,
 ): void {
-  router.post('/transfers', async (ctx) => {
+  submitting.post('/transfers', async (ctx) => {
     const caller = demand(ctx, 'transfers:write')
     refuseQuery(ctx)
     const key = readKey(ctx)
