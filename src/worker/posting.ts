@@ -1,8 +1,9 @@
 /*
  * Posting
  *
- * Takes the transfers of however many jobs are in hand, merges them into batches and has each decided by the ledger. Every transfer ends decided, however long the database is away, unless the database can make nothing of
- * it: then it fails, alone.
+ * Takes the transfers of however many jobs are in hand, merges them into batches and has each decided by the ledger. Every
+ * transfer ends decided, however long the database is away, unless the database can make nothing of it: then it fails,
+ * alone.
  *
  * Next: main.ts, the worker process.
  */
