@@ -27,8 +27,8 @@ export type Baseline = {
   open: string
   /** Does one transfer. A thrown error is a 500. */
   transfer: (client: pg.PoolClient, transfer: Transfer) => Promise<{ status: number; refusal?: string }>
-  /** Fills the ledger of 1,000 accounts with 10^6 transfers, for a design that is slower the more there are. */
-  grow?: string
+  /** Statements that fill the ledger of 1,000 accounts with 10^6 transfers, for a design slower the more there are. */
+  grow?: string[]
   /** Counts the transfers out of the accounts $1 as `decided`. */
   count: string
   /** Selects what is wrong with the books. */
@@ -69,7 +69,11 @@ export async function startBaseline(stage: Stage, name: BaselineName): Promise<R
     countRejected: async () => 0,
     canWait: false,
     grow:
-      grow === undefined ? undefined : () => onDatabase(databaseUrl, async (client) => void (await client.query(grow))),
+      grow &&
+      (() =>
+        onDatabase(databaseUrl, async (client) => {
+          for (const statement of grow) await client.query(statement)
+        })),
     checkBooks: () =>
       onDatabase(databaseUrl, async (client) => {
         const { rows } = await client.query<{ id: string }>(books)

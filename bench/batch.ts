@@ -15,13 +15,13 @@ export async function runBatches(bench: Bench): Promise<Result> {
   const { stage, load, say, options, full } = bench
   const rows: Row[] = []
   const faults: string[] = []
-  const plan = { connections: options.connections ?? 4, batch: 500, seconds: options.seconds ?? (full ? 5 : 2) }
+  const plan = { connections: options.connections ?? 4, batch: 500, seconds: options.seconds ?? (full ? 5 : 1.5) }
   for (const backend of bench.backends) {
     const service = await startService(stage, backend)
     try {
       const target = serviceTarget(service)
       say(`${backend}: warming up`)
-      await runTransfers(target, load, { ...plan, shape: 'uniform', seconds: 2 })
+      await runTransfers(target, load, { ...plan, shape: 'uniform', seconds: 1 })
       for (const shape of ['uniform', 'hot_source'] as const) {
         const { faults: found, ...run } = await runTransfers(target, load, { ...plan, shape })
         rows.push({ backend, batch: plan.batch, ...run })

@@ -20,9 +20,10 @@ const LIGHT_BLUE = '#9cc2ff'
 const GRAY = '#8c959f'
 const LIGHT_GRAY = '#cfd5db'
 
-/** Draws what this run has the figures for. @returns the names of the files. */
+/** Draws what this run has the figures for, with 64 connections. @returns the names of the files. */
 export async function drawCharts(results: readonly Result[]): Promise<string[]> {
-  const rows = (part: string) => results.find((result) => result.part === part)?.rows ?? []
+  const rows = (part: string) =>
+    (results.find((result) => result.part === part)?.rows ?? []).filter(({ connections }) => connections === 64)
   const charts = { throughput: throughput(rows), latency: latency(rows), growth: growth(rows) }
   const drawn: string[] = []
   for (const [name, chart] of Object.entries(charts)) {
@@ -39,7 +40,7 @@ const shapesOf = (rows: readonly Row[]): string[] => [...new Set(rows.map(({ sha
 const spoken = (shape: string): string => shape.replaceAll('_', ' ')
 
 function throughput(rows: Rows): Chart | undefined {
-  const http = rows('http').filter(({ connections }) => connections === 64)
+  const http = rows('http')
   const baselines = rows('baselines')
   if (http.length === 0 || baselines.length === 0) return undefined
   const shapes = shapesOf(http)
@@ -78,7 +79,7 @@ function throughput(rows: Rows): Chart | undefined {
 }
 
 function latency(rows: Rows): Chart | undefined {
-  const http = rows('http').filter(({ connections }) => connections === 64)
+  const http = rows('http')
   if (http.length === 0) return undefined
   const shapes = shapesOf(http)
   const series = (name: string, color: string, backend: string, column: string) => ({
@@ -113,7 +114,7 @@ function growth(rows: Rows): Chart | undefined {
     ),
   })
   return {
-    title: 'Posted transfers per second as the ledger grows',
+    title: 'Posted transfers per second as the ledger grows, 64 connections',
     unit: '/s',
     groups: sizes.map((size) => `${size.toLocaleString('en')} recorded`),
     series: [

@@ -1,22 +1,20 @@
 /*
- * Part baselines: the same single POSTs in the same shapes on 64 connections, against two other ways to build this
- * (see baseline-locks.ts and baseline-triggers.ts). Both are synchronous: what they accept is done. The second sums over
- * history, so it is measured on a new ledger, and again on one with 10^6 transfers of 1,000 accounts.
+ * Part baselines: the same single POSTs in the same shapes on 64 connections (and 256), against two other ways to build
+ * this (see baseline-locks.ts and baseline-triggers.ts). Both are synchronous: what they accept is done. The second sums
+ * over history, so it is measured on a new ledger, and again on one with 10^6 transfers of 1,000 accounts.
  */
 import { startBaseline } from './baseline.ts'
-import { describe } from './http.ts'
+import { describe, planRuns } from './http.ts'
 import type { Bench } from './main.ts'
 import type { Result, Row } from './report.ts'
-import { runTransfers } from './run.ts'
+import { type RunPlan, runTransfers } from './run.ts'
 import { dropDatabase, onDatabase } from './stage.ts'
-import { SHAPE_NAMES, type Shape } from './workload.ts'
 
 export async function runBaselines(bench: Bench): Promise<Result> {
   const { stage, load, say, options, full } = bench
   const rows: Row[] = []
   const faults: string[] = []
-  const shapes = options.shape ? [options.shape] : SHAPE_NAMES
-  const plan = { connections: options.connections ?? 64, seconds: options.seconds ?? (full ? 10 : 1.5) }
+  const seconds = options.seconds ?? (full ? 10 : 1.2)
   for (const name of ['locked_rows', 'row_triggers', 'row_triggers_grown'] as const) {
     const baseline = await startBaseline(stage, name === 'locked_rows' ? name : 'row_triggers')
     try {
@@ -25,11 +23,13 @@ export async function runBaselines(bench: Bench): Promise<Result> {
         say(`${name}: recording 10^6 transfers`)
         await baseline.grow?.()
       }
-      const run = (shape: Shape, seconds: number) => runTransfers(baseline, load, { ...plan, shape, seconds }, accounts)
+      const run = (planned: RunPlan) => runTransfers(baseline, load, planned, accounts)
       say(`${name}: warming up`)
-      await run('uniform', 2)
-      for (const shape of name === 'row_triggers_grown' && !full ? shapes.slice(0, 3) : shapes) {
-        const { faults: lostRaces, ...row } = await run(shape, plan.seconds)
+      await run({ shape: 'uniform', connections: 64, seconds: 2 })
+      for (const planned of planRuns(bench)) {
+        // Uniform tells what history costs.
+        if (name === 'row_triggers_grown' && planned.shape !== 'uniform' && !full) continue
+        const { faults: lostRaces, ...row } = await run({ ...planned, seconds })
         rows.push({ baseline: name, ...row })
         say(`${name}: ${describe({ ...row, faults: lostRaces })}`)
       }

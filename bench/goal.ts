@@ -13,28 +13,32 @@ type Goal = { goal: string; at_least?: number; at_most?: number; measure: (find:
 
 const uniform = { backend: 'redis', connections: 64, shape: 'uniform' }
 const posted = (find: Find, match: Row) => find('http', match, 'posted_per_s')
-const best = (find: Find, match: Row) =>
-  Math.max(...[64, 256].map((connections) => posted(find, { ...match, connections })).filter(Number.isFinite))
+
+/** What a part posted at its best: with 64 or 256 connections. */
+const best = (find: Find, part: string, match: Row) =>
+  Math.max(
+    ...[64, 256].map((connections) => find(part, { ...match, connections }, 'posted_per_s')).filter(Number.isFinite),
+  )
 
 const GOALS: Goal[] = [
   {
     goal: 'single POSTs, Redis, uniform, 64 or 256 connections: posted/s',
     at_least: 15_000,
-    measure: (find) => best(find, uniform),
+    measure: (find) => best(find, 'http', uniform),
   },
   {
-    goal: '... with 64, times locked_rows with 64',
+    goal: '... times locked_rows at its best',
     at_least: 4,
     measure: (find) =>
-      posted(find, uniform) / find('baselines', { baseline: 'locked_rows', shape: 'uniform' }, 'posted_per_s'),
+      best(find, 'http', uniform) / best(find, 'baselines', { baseline: 'locked_rows', shape: 'uniform' }),
   },
   {
     // Like with like: the baseline is as fast as it is on a new ledger for minutes only.
-    goal: 'with 1,000,000 recorded, times row_triggers',
+    goal: 'with 1,000,000 recorded, times row_triggers at its best',
     at_least: 15,
     measure: (find) =>
-      find('growth', { recorded: 1e6, shape: 'uniform' }, 'posted_per_s') /
-      find('baselines', { baseline: 'row_triggers_grown', shape: 'uniform' }, 'posted_per_s'),
+      best(find, 'growth', { recorded: 1e6, shape: 'uniform' }) /
+      best(find, 'baselines', { baseline: 'row_triggers_grown', shape: 'uniform' }),
   },
   ...['hot_source', 'hot_destination', 'hot_pair', 'opposing_pairs'].map(
     (shape): Goal => ({
@@ -46,7 +50,7 @@ const GOALS: Goal[] = [
   {
     goal: 'embedded default, uniform, 64 or 256 connections: posted/s',
     at_least: 8000,
-    measure: (find) => best(find, { ...uniform, backend: 'postgres' }),
+    measure: (find) => best(find, 'http', { ...uniform, backend: 'postgres' }),
   },
   {
     goal: 'batches of 500, Redis, uniform: posted/s',
@@ -80,8 +84,8 @@ const GOALS: Goal[] = [
       goal: `posted/s with ${recorded.toLocaleString('en')} recorded, times 10,000`,
       at_least: times,
       measure: (find) =>
-        find('growth', { recorded, shape: 'uniform' }, 'posted_per_s') /
-        find('growth', { recorded: 1e4, shape: 'uniform' }, 'posted_per_s'),
+        find('growth', { recorded, shape: 'uniform', connections: 64 }, 'posted_per_s') /
+        find('growth', { recorded: 1e4, shape: 'uniform', connections: 64 }, 'posted_per_s'),
     }),
   ),
   {

@@ -18,7 +18,7 @@ const ROUNDS = 3
 
 export async function runHttp(bench: Bench): Promise<Result> {
   const { stage, load, say, options, full } = bench
-  const seconds = options.seconds ?? (full ? 5 : 1.5)
+  const seconds = options.seconds ?? (full ? 5 : 1.2)
   const rows: Row[] = []
   const faults: string[] = []
   for (const backend of bench.backends) {
@@ -27,7 +27,7 @@ export async function runHttp(bench: Bench): Promise<Result> {
       const target = serviceTarget(service)
       say(`${backend}: warming up`)
       await runTransfers(target, load, { shape: 'uniform', connections: 64, seconds: WARM_UP_SECONDS })
-      const runs = plan(bench).map((planned) => ({ ...planned, measured: [] as TransferRun[] }))
+      const runs = planRuns(bench).map((planned) => ({ ...planned, measured: [] as TransferRun[] }))
       for (let round = 1; round <= ROUNDS; round++) {
         for (const { shape, connections, measured } of runs) {
           const run = await runTransfers(target, load, { shape, connections, seconds })
@@ -54,7 +54,7 @@ function medianRun(runs: readonly TransferRun[]): TransferRun {
 }
 
 /** Without --full, 256 connections for one shape only. */
-function plan({ full, options }: Bench): { shape: Shape; connections: number }[] {
+export function planRuns({ full, options }: Bench): { shape: Shape; connections: number }[] {
   const shapes = options.shape ? [options.shape] : SHAPE_NAMES
   const counts = options.connections ? [options.connections] : [64, 256]
   const all = counts.flatMap((connections) => shapes.map((shape) => ({ shape, connections })))

@@ -13,7 +13,7 @@ import { onDatabase } from './stage.ts'
 import { openAccounts, post } from './workload.ts'
 
 export async function runReads(bench: Bench): Promise<Result> {
-  const seconds = bench.options.seconds ?? (bench.full ? 10 : 2)
+  const seconds = bench.options.seconds ?? (bench.full ? 10 : 1.5)
   const { service, accounts } = await growTo(bench, 1e6)
   const { small, middle, ids } = await onDatabase(service.databaseUrl, async (client) => {
     const [small = '', middle = ''] = await openAccounts(client, 2)

@@ -51,7 +51,7 @@ const ACCOUNTS = 1000
 /** More of them would be load themselves: four cost a twentieth of the throughput. */
 const WAITERS = 2
 /** Nothing more decided for that long, and all accepted are: it is over. */
-const SETTLED_MS = 300
+const SETTLED_MS = 150
 const DRAIN_LIMIT_MS = 60_000
 
 export function serviceTarget({ url, databaseUrl, pids }: Service): Target {

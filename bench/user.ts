@@ -22,7 +22,7 @@ type Answers = { durations_ms: Record<Kind, number[]>; failures: number }
 
 export async function runUsers(bench: Bench): Promise<Result> {
   const { stage, say, options, full } = bench
-  const seconds = options.seconds ?? (full ? 60 : 8)
+  const seconds = options.seconds ?? (full ? 60 : 6)
   const rows: Row[] = []
   const faults: string[] = []
   for (const backend of full ? bench.backends : bench.backends.slice(0, 1)) {
