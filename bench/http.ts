@@ -18,7 +18,7 @@ const ROUNDS = 3
 
 export async function runHttp(bench: Bench): Promise<Result> {
   const { stage, load, say, options, full } = bench
-  const seconds = options.seconds ?? (full ? 5 : 1.2)
+  const seconds = options.seconds ?? (full ? 5 : 1)
   const rows: Row[] = []
   const faults: string[] = []
   for (const backend of bench.backends) {
