@@ -7,7 +7,7 @@
 -- Four tables, each insert-only. There are no foreign keys: one would lock the account's row on every transfer, and an
 -- account, once open, is never deleted, so an existence check that held once holds for ever.
 --
--- Next: 0002_post_transfers.sql, the only door.
+-- Next: 0007_post_transfers.sql, the only door.
 
 CREATE SCHEMA IF NOT EXISTS ledger;
 

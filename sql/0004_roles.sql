@@ -18,8 +18,6 @@ GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO transfer_app;
 
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA ledger FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
-  ledger.post_transfers(uuid[], uuid[], uuid[], numeric[]),
-  ledger.open_account(uuid, numeric, boolean),
   ledger.received(uuid),
   ledger.spent(uuid),
   ledger.balances(uuid[]),

@@ -6,7 +6,9 @@
 
 ALTER TABLE ledger.account ADD COLUMN owner text;
 
-DROP FUNCTION ledger.open_account(uuid, numeric, boolean);
+DROP FUNCTION IF EXISTS ledger.open_account(uuid, numeric, boolean);
+
+-- Opens an account. Answers when it was opened, or NULL if it existed before: that one stays as it is.
 
 CREATE FUNCTION ledger.open_account(
   account uuid, opening numeric DEFAULT NULL, overdraft boolean DEFAULT false, owner text DEFAULT NULL

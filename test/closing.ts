@@ -84,6 +84,28 @@ test.serial('the door names the sources with a long tail, and only those', async
   t.deepEqual(rows[0].long_tails, [long])
 })
 
+test.serial('the door adds up a tail only for who is asked to send more than the last closing holds', async (t) => {
+  const { url, db } = await useBooks(t)
+  const [account, other] = [await open(db), await open(db)]
+  await receive(db, account, 20)
+  await untilShort(db, account, () => db.query('SELECT ledger.close_books($1)', [[account]]))
+  await receive(db, account, LONG_TAIL + 1)
+  const ask = async (...amounts: string[]) => {
+    const { rows } = await db.query(
+      `SELECT outcomes, long_tails FROM ledger.post_transfers(
+         array(SELECT gen_random_uuid() FROM unnest($3::numeric[])), array(SELECT $1::uuid FROM unnest($3)),
+         array(SELECT $2::uuid FROM unnest($3)), $3)`,
+      [account, other, amounts],
+    )
+    return rows[0]
+  }
+  t.deepEqual(await ask('4', '6'), { outcomes: ['posted', 'posted'], long_tails: [] })
+  // Nothing is left of the closing, but half of every credit since.
+  t.deepEqual(await ask('6.5', '0.00000001'), { outcomes: ['posted', 'insufficient_funds'], long_tails: [account] })
+  t.is(await balance(db, account), '0.0')
+  await balanced(t, url)
+})
+
 test.serial('a sweep closes all long books and no others, however many accounts there are', async (t) => {
   const { url, db, pool } = await useBooks(t)
   // More than two pages of them, and the long ones on the first, a middle and the last.

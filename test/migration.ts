@@ -12,6 +12,8 @@ import { captureLog, type OwnDatabase, useDatabase } from './support/harness.ts'
 
 const FILES = (await readdir(new URL('../sql/', import.meta.url))).filter((name) => name.endsWith('.sql')).sort()
 
+const VERSION = Number(FILES.at(-1)?.slice(0, 4))
+
 const useEmpty = (t: ExecutionContext): Promise<OwnDatabase> => useDatabase(t, { empty: true })
 
 /** Everything that migrations make, in words, to be compared. */
@@ -82,16 +84,14 @@ test.serial('a file that fails leaves nothing of itself, and is taken up again',
   const db = connect()
   // In the way of the second file; the schema is there before the first.
   await db.query('CREATE SCHEMA ledger')
-  await db.query(
-    'CREATE FUNCTION ledger.open_account(uuid, numeric, boolean) RETURNS integer LANGUAGE sql AS $$ SELECT 1 $$',
-  )
-  await t.throwsAsync(migrate(url, { queue: true }), { message: /open_account/ })
+  await db.query('CREATE FUNCTION ledger.balances(uuid[]) RETURNS integer LANGUAGE sql AS $$ SELECT 1 $$')
+  await t.throwsAsync(migrate(url, { queue: true }), { message: /balances/ })
   const applied = await db.query(
-    "SELECT array_agg(number) AS numbers, to_regproc('ledger.post_transfers') AS door FROM ledger.migration",
+    "SELECT array_agg(number) AS numbers, to_regproc('ledger.received') AS received FROM ledger.migration",
   )
-  t.deepEqual(applied.rows, [{ numbers: [1], door: null }])
+  t.deepEqual(applied.rows, [{ numbers: [1], received: null }])
 
-  await db.query('DROP FUNCTION ledger.open_account(uuid, numeric, boolean)')
+  await db.query('DROP FUNCTION ledger.balances(uuid[])')
   t.deepEqual(await migrate(url, { queue: true }), FILES.slice(1))
   const { url: other, connect: connectOther } = await useEmpty(t)
   await migrate(other, { queue: true })
@@ -106,7 +106,7 @@ const pool = async (t: ExecutionContext, databaseUrl: string) => {
 
 const NEWER = {
   message:
-    `the database is at version 9999, newer than this code, which knows versions up to ${FILES.length}: ` +
+    `the database is at version 9999, newer than this code, which knows versions up to ${VERSION}: ` +
     'run the release that migrated it, or a later one',
 }
 
@@ -123,10 +123,10 @@ test.serial('a database newer than the code is refused with a sentence, and left
 test.serial('an older database is refused by who does not migrate, with a sentence that says who does', async (t) => {
   const { url, connect } = await useDatabase(t)
   const db = connect()
-  await db.query('DELETE FROM ledger.migration WHERE number = $1', [FILES.length])
+  await db.query('DELETE FROM ledger.migration WHERE number = $1', [VERSION])
   const before = await readSchema(db)
   await t.throwsAsync(refuseOtherVersion(await pool(t, url)), {
-    message: `the database is at version ${FILES.length - 1}, this code needs ${FILES.length}: npm run migrate`,
+    message: `the database is at version ${VERSION - 1}, this code needs ${VERSION}: npm run migrate`,
   })
   t.deepEqual(await readSchema(db), before)
 })
@@ -134,7 +134,7 @@ test.serial('an older database is refused by who does not migrate, with a senten
 test.serial('so is an empty one', async (t) => {
   const { url } = await useEmpty(t)
   await t.throwsAsync(refuseOtherVersion(await pool(t, url)), {
-    message: `the database is at version 0, this code needs ${FILES.length}: npm run migrate`,
+    message: `the database is at version 0, this code needs ${VERSION}: npm run migrate`,
   })
 })
 
@@ -142,9 +142,7 @@ test.serial('and one whose first migration broke off', async (t) => {
   const { url, connect } = await useEmpty(t)
   const db = connect()
   await db.query('CREATE SCHEMA ledger')
-  await db.query(
-    'CREATE FUNCTION ledger.open_account(uuid, numeric, boolean) RETURNS integer LANGUAGE sql AS $$ SELECT 1 $$',
-  )
+  await db.query('CREATE FUNCTION ledger.balances(uuid[]) RETURNS integer LANGUAGE sql AS $$ SELECT 1 $$')
   await t.throwsAsync(migrate(url, { queue: true }))
   await t.throwsAsync(refuseOtherVersion(await pool(t, url)), { message: /npm run migrate/ })
 })

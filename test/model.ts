@@ -255,6 +255,16 @@ const MISTAKES: Record<string, [name: string, right: string, wrong: string]> = {
     'credit.xid >= coalesce(last.horizon, ',
     'credit.xid >= coalesce(NULL::xid8, ',
   ],
+  'takes a closing for all there is': [
+    'ledger.post_transfers',
+    'coalesce(closed.received, 0) < coalesce(last.spent, 0) + claim.amount',
+    'closed.received IS NULL',
+  ],
+  'takes a closing for what is left': [
+    'ledger.post_transfers',
+    'coalesce(closed.received, 0) < coalesce(last.spent, 0) + claim.amount',
+    'coalesce(closed.received, 0) < claim.amount',
+  ],
   'forgets what was closed before': ['ledger.close_books', 'coalesce(last.received, 0) + since.amount', 'since.amount'],
   'knows the future': ['ledger.balance_at', 'c.recorded_at <= moment', 'true'],
   'uses a closing made later': ['ledger.balance_at', 'k.created_at <= moment', 'true'],

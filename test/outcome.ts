@@ -5,7 +5,18 @@ import { randomUUID } from 'node:crypto'
 import anyTest, { type TestFn } from 'ava'
 import type pg from 'pg'
 import { SERVICE_ACCOUNT } from '../src/transfer.ts'
-import { balance, balanced, balances, chain, fund, open, post, readBooks, request } from './support/books.ts'
+import {
+  balance,
+  balanced,
+  balances,
+  chain,
+  copyFunction,
+  fund,
+  open,
+  post,
+  readBooks,
+  request,
+} from './support/books.ts'
 import { createDatabase, type Database, openAdmin } from './support/harness.ts'
 
 const test = anyTest as TestFn<{ database: Database; db: pg.Pool }>
@@ -228,6 +239,29 @@ test.serial('the first decision stands, whatever is asked under its id later', a
   const later = [request(source, other, '2', first.id), request(source, randomUUID(), '1000', first.id)]
   t.deepEqual(await post(db, later), ['posted', 'posted'])
   t.deepEqual(await readBooks(db), before)
+})
+
+test.serial('a repeat makes no room for what is asked with it, whatever amount it names now', async (t) => {
+  const { db } = t.context
+  const [source, destination] = [await open(db, '10'), await open(db)]
+  const first = request(source, destination, '10')
+  t.deepEqual(await post(db, [first]), ['posted'])
+  const asked = (amount: string) => [{ ...first, amount }, request(source, destination, '1')]
+  for (const amount of ['-1000', '0', 'NaN', '-Infinity', 'Infinity']) {
+    t.deepEqual(await post(db, asked(amount)), ['posted', 'insufficient_funds'], amount)
+  }
+  t.is(await balance(db, source), '0')
+
+  // The negative control: a door that adds up whatever is asked believes that nothing is, and does not look.
+  const client = await db.connect()
+  await client.query('BEGIN')
+  await copyFunction(client, 'ledger.post_transfers', 'ledger.credulous', [
+    ['sum(greatest(request.amount, 0))', 'sum(request.amount)'],
+    ['coalesce(funds.received, closed.received, 0)', 'coalesce(funds.received, closed.received)'],
+  ])
+  t.deepEqual(await post(client, asked('-1000'), 'ledger.credulous'), ['posted', 'posted'])
+  await client.query('ROLLBACK')
+  client.release()
 })
 
 test.serial('of one id repeated in a batch the first is decided, and the others repeat its outcome', async (t) => {

@@ -1,9 +1,10 @@
 /*
  * Migrations
  *
- * The files in sql/, in the order of their numbers, each once, each in a transaction of its own. Two migrators at once
- * are safe: the second waits for the first and finds nothing left to do. A database newer than the code is refused:
- * older code does not know what it would break. `npm run migrate` runs this alone.
+ * The files in sql/, in the order of their numbers, each once, each in a transaction of its own. A function of any length
+ * has one text: who changes it moves its file to the end, under the next number. Two migrators at once are safe: the
+ * second waits for the first and finds nothing left to do. A database newer than the code is refused: older code does not
+ * know what it would break. `npm run migrate` runs this alone.
  */
 import { readdir, readFile } from 'node:fs/promises'
 import pg from 'pg'

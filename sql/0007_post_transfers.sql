@@ -8,7 +8,7 @@
 -- source. It cannot overdraw, because a decision based on `spent` at index n takes index n + 1: nothing was spent in
 -- between, and credits can only have grown. It cannot decide twice, because posting and rejecting both insert the id.
 --
--- Next: 0003_closing.sql, which keeps what the door reads short.
+-- Next: 0003_closing.sql, which keeps what the door reads short, and what else there is, by number.
 
 -- Asked: four arrays of one length, a position each: id, source, destination, amount. Of one id and source the first
 -- position counts, the others repeat its outcome.
@@ -22,7 +22,7 @@
 -- Every access to a table is a probe of its index by construction (LATERAL ... LIMIT, scalar subqueries, no sequential
 -- scans), because a plan chosen while the tables were small would be kept while they grow.
 
-CREATE FUNCTION ledger.post_transfers(
+CREATE OR REPLACE FUNCTION ledger.post_transfers(
   ids uuid[], sources uuid[], destinations uuid[], amounts numeric[],
   OUT outcomes text[], OUT long_tails uuid[]
 ) LANGUAGE plpgsql SECURITY DEFINER
@@ -33,6 +33,7 @@ SET enable_bitmapscan = off
 AS $$
 DECLARE
   claimed      uuid[];
+  wanted       numeric[];    -- for each claimed source: the most that it may be asked to send here
   walk         bigint[];     -- positions of what may be decided here, in the order of their sources, then as asked
   decided      text[];       -- for each step of the walk: the outcome of an earlier call
   first        bigint[];     -- for each step: the first position with the same id
@@ -48,11 +49,14 @@ BEGIN
   --    forms convoys (16 connections on 50 accounts: half the throughput). Two sources may share a hash: then one is
   --    skipped without need, and comes again.
 
-  claimed := ARRAY(
-    SELECT source
-    FROM (SELECT DISTINCT source FROM unnest(sources) AS source ORDER BY source) AS wanted
-    WHERE pg_try_advisory_xact_lock(uuid_hash_extended(source, 0))
-  );
+  SELECT coalesce(array_agg(source), '{}'), array_agg(amount)
+  INTO claimed, wanted
+  FROM (
+    SELECT request.source, sum(greatest(request.amount, 0)) AS amount
+    FROM unnest(sources, amounts) AS request (source, amount)
+    GROUP BY request.source ORDER BY request.source
+  ) AS asked
+  WHERE pg_try_advisory_xact_lock(uuid_hash_extended(source, 0));
 
   -- 2. What was decided before stands; of the rest, which repeat an id of this batch, and which destinations exist.
   --    After the claims: from here on nobody else decides for a claimed source.
@@ -75,17 +79,19 @@ BEGIN
   outcomes := array_fill(NULL::text, ARRAY[cardinality(ids)]);
   long_tails := '{}';
 
-  -- 3. The state of each claimed source, one after the other. The moment is taken under the claim and is at least the
+  -- 3. The state of each claimed source, one after the other. Of what it received, its last closing is often enough for
+  --    all it is asked to send: the credits since are added up only if not (OFFSET 0 keeps the question outside of the
+  --    sum). The moment is taken under the claim and is at least the
   --    one before, so time never runs backwards along a chain, not even when the clock does; and it is taken after the
   --    credits were read, so that at every past moment what was spent had been received.
   -- 4. And its requests, in the order asked. Each decision, posted or rejected, takes the next index: were rejections
   --    recorded outside the chain, two transactions could hold each other's repeated id and wait in a circle.
 
   FOR chain IN
-    SELECT claim.source, known.overdraft, funds.received, funds.tail,
+    SELECT claim.source, known.overdraft, coalesce(funds.received, closed.received, 0) AS received, funds.tail,
       greatest(clock_timestamp(), last.recorded_at) AS moment,
       coalesce(last.index + 1, 0) AS next, coalesce(last.spent, 0) AS spent
-    FROM unnest(claimed) AS claim (source)
+    FROM unnest(claimed, wanted) AS claim (source, amount)
     LEFT JOIN LATERAL (
       SELECT overdraft FROM account WHERE account.id = claim.source LIMIT 1
     ) AS known ON true
@@ -94,7 +100,17 @@ BEGIN
       FROM transfer WHERE transfer.source = claim.source
       ORDER BY transfer.index DESC LIMIT 1
     ) AS last ON true
-    CROSS JOIN LATERAL received(claim.source) AS funds
+    LEFT JOIN LATERAL (
+      SELECT closing.received
+      FROM closing WHERE closing.account = claim.source
+      ORDER BY closing.horizon DESC LIMIT 1
+    ) AS closed ON true
+    LEFT JOIN LATERAL (
+      SELECT received.received, received.tail
+      FROM received(claim.source)
+      WHERE NOT known.overdraft AND coalesce(closed.received, 0) < coalesce(last.spent, 0) + claim.amount
+      OFFSET 0
+    ) AS funds ON true
   LOOP
     IF chain.tail > long_tail() THEN
       long_tails := long_tails || chain.source;
@@ -145,14 +161,5 @@ BEGIN
   WHERE decided.index IS NOT NULL AND decided.outcome = 'posted';
 END $$;
 
--- Opens an account. Answers when it was opened, or NULL if it existed before: that one stays as it is.
-
-CREATE FUNCTION ledger.open_account(account uuid, opening numeric DEFAULT NULL, overdraft boolean DEFAULT false)
-RETURNS timestamptz LANGUAGE sql SECURITY DEFINER
-SET search_path = ledger, pg_temp
-AS $$
-  INSERT INTO account (id, opening, overdraft)
-  VALUES (open_account.account, open_account.opening, open_account.overdraft)
-  ON CONFLICT (id) DO NOTHING
-  RETURNING created_at;
-$$;
+REVOKE EXECUTE ON FUNCTION ledger.post_transfers(uuid[], uuid[], uuid[], numeric[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ledger.post_transfers(uuid[], uuid[], uuid[], numeric[]) TO transfer_app;
