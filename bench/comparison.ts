@@ -1,7 +1,8 @@
 /*
  * Part baselines: the same single POSTs in the same shapes on 64 connections (and 256), against two other ways to build
  * this (see baseline-locks.ts and baseline-triggers.ts). Both are synchronous: what they accept is done. The second sums
- * over history, so it is measured on a new ledger, and again on one with 10^6 transfers of 1,000 accounts.
+ * over history, so it is measured on a new ledger, with new accounts for each run, and again on one with 10^6 transfers of
+ * 1,000 accounts.
  */
 import { startBaseline } from './baseline.ts'
 import { describe, planRuns } from './http.ts'

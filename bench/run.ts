@@ -47,7 +47,7 @@ export type Target = Pick<Service, 'url' | 'databaseUrl' | 'pids'> & {
   canWait: boolean
 }
 
-const ACCOUNTS = 1000
+export const ACCOUNTS = 1000
 /** More of them would be load themselves: four cost a twentieth of the throughput. */
 const WAITERS = 2
 /** Nothing more decided for that long, and all accepted are: it is over. */
