@@ -26,7 +26,7 @@ import type { Client } from 'pg'
 import type { Logger } from 'pino'
 import { APP_ROLE, asApp } from './db/pool.ts'
 import type { Settings } from './settings.ts'
-import type { Transfer } from './transfer.ts'
+import { drawId, type Transfer } from './transfer.ts'
 
 /**
  * The three jobs there are. `post`: one flush, 1 to 1,000 transfers, packed as [id, source, destination, amount] to
@@ -166,9 +166,10 @@ export async function scheduleSweep(queue: TransferQueue): Promise<void> {
   }
 }
 
-/** Orders the closing of one account's books. Ordered again before it is done, it is done once. */
-export async function orderClosing(queue: TransferQueue, account: string): Promise<void> {
-  await queue.add('close', { accounts: [account] }, { ...UNRECORDED, jobId: `close-${account}` })
+/** Orders the closing of some accounts' books. */
+export async function orderClosing(queue: TransferQueue, accounts: string[]): Promise<void> {
+  // An id of our own: for one of BullMQ's, its tables in Postgres want a sequence that only their owner may create.
+  await queue.add('close', { accounts }, { ...UNRECORDED, jobId: `close-${drawId()}` })
 }
 
 /** For jobs that leave nothing behind that anyone would look up. */

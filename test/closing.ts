@@ -6,12 +6,12 @@ import { randomUUID } from 'node:crypto'
 import test, { type ExecutionContext } from 'ava'
 import type pg from 'pg'
 import { audit } from '../src/db/audit.ts'
-import { LONG_TAIL, refuseOtherCluster, sweepBooks } from '../src/db/closing.ts'
+import { closeBooks, LONG_TAIL, refuseOtherCluster, sweepBooks } from '../src/db/closing.ts'
 import { openPool } from '../src/db/pool.ts'
 import { SERVICE_ACCOUNT } from '../src/transfer.ts'
 import { balance, balanced, balances, open, post, readBooks, request } from './support/books.ts'
 import { createClient } from './support/client.ts'
-import { captureLog, startService, until, useDatabase } from './support/harness.ts'
+import { backends, captureLog, startService, until, useDatabase } from './support/harness.ts'
 
 /** Enough for a long tail. */
 const MANY = 150
@@ -134,6 +134,43 @@ test.serial('a worker closes the books of who spends with a long tail, by itself
   const http = createClient(service.url)
   await untilShort(db, account, () => http.transfer(account, other, '0.01'))
   await balanced(t, service.databaseUrl)
+})
+
+for (const backend of backends) {
+  test.serial(
+    `${backend}: a read that finds long tails has them closed, however many accounts they are of`,
+    async (t) => {
+      const service = await startService({ backend })
+      t.teardown(service.stop)
+      const { pool: db } = service
+      const accounts = await Promise.all(Array.from({ length: 3 }, () => open(db)))
+      for (const account of accounts) await receive(db, account)
+      const http = createClient(service.url)
+      const read = () => Promise.all(accounts.map((account) => http.get(`/accounts/${account}/balance`)))
+      for (const account of accounts) await untilShort(db, account, read)
+      t.deepEqual(
+        (await read()).map(({ body }) => body.balance),
+        accounts.map(() => '75.0'),
+      )
+      await balanced(t, service.databaseUrl)
+    },
+  )
+}
+
+test.serial('more books than one transaction closes are closed all the same', async (t) => {
+  const { db, pool } = await useBooks(t)
+  const payer = await open(db, undefined, { overdraft: true })
+  const accounts = await Promise.all(Array.from({ length: 1001 }, () => open(db)))
+  await post(
+    db,
+    accounts.map((account) => request(payer, account, '1')),
+  )
+  await until(async () => {
+    await closeBooks(pool, accounts)
+    const { rows } = await db.query('SELECT count(*)::int AS open FROM ledger.balances($1) WHERE tail > 0', [accounts])
+    return rows[0].open === 0
+  })
+  t.pass()
 })
 
 /** As after a dump in a cluster that was further ahead, where the books had been closed, and a restore into this one. */

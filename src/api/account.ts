@@ -32,6 +32,9 @@ import type { Submissions } from './submission.ts'
 
 const PAGE_LIMIT = 100
 
+/** A job costs as much as ten closings. */
+const ORDER_DELAY_MS = 200
+
 export type AccountServices = {
   pool: DatabasePool
   queue: TransferQueue
@@ -98,13 +101,15 @@ export function accountRoutes(
     return account.created_at
   }
 
-  /** Orders the closing of an account's books, in the background, and not again for every read until it is done. */
-  const ordered = new Set<string>()
+  /** Orders the closing of an account's books, in the background: one job for all that reads find in a while. */
+  const longTails = new Set<string>()
   function closeSoon(id: string): void {
-    if (ordered.has(id)) return
-    ordered.add(id)
-    setTimeout(() => ordered.delete(id), 1000).unref()
-    orderClosing(queue, id).catch(() => {}) // the next read finds the same tail
+    if (longTails.size === 0) setTimeout(order, ORDER_DELAY_MS).unref()
+    longTails.add(id)
+  }
+  function order(): void {
+    orderClosing(queue, [...longTails]).catch(() => {}) // the next read finds the same tail
+    longTails.clear()
   }
 
   router.get('/accounts/:id', async (ctx) => {

@@ -17,8 +17,11 @@ export const LONG_TAIL = 12
 
 /** Stores what these accounts have received by now, so that nobody has to add it up again. */
 export async function closeBooks(pool: DatabasePool, accounts: readonly string[]): Promise<void> {
-  await pool.query(sql.prepared('close_books', z.object({ closed: z.number() }))`
-    SELECT ledger.close_books(${sql.array(accounts, 'uuid')}) AS closed`)
+  // In parts, because each is a claim until the end of its transaction, and Postgres has room for so many.
+  for (let from = 0; from < accounts.length; from += 500) {
+    await pool.query(sql.prepared('close_books', z.object({ closed: z.number() }))`
+      SELECT ledger.close_books(${sql.array(accounts.slice(from, from + 500), 'uuid')}) AS closed`)
+  }
 }
 
 /** Closes the books of every account with a long tail, page by page. */
