@@ -1,7 +1,7 @@
 /*
  * Closing of books, as ordered by the postings that find a long tail
  *
- * Done here and now rather than as a job: the order is the worker's own, comes with every few dozen credits of a busy
+ * Done here and now rather than as a job: the order is the worker's own, comes with every thousand credits of a busy
  * account, and losing one costs nothing, since the next posting finds the same tail.
  */
 import type { Logger } from 'pino'

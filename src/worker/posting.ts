@@ -171,8 +171,8 @@ export function createPoster(options: {
   }
 
   /**
-   * The call finds the long tails of those who send. Who only receives, and much, would be found by the next sweep or
-   * the first to read its balance, who may then wait for a million rows to be added up.
+   * The call finds the long tails of those who send more than was closed. Whoever else receives much would be found by
+   * the next sweep or the first to read its balance, who may then wait for a million rows to be added up.
    *
    * @returns destinations that this worker has credited 1,000 times since it last said so.
    */
