@@ -5,7 +5,7 @@
  * queue on Redis (appendfsync always) and in Postgres, the embedded default. Before the first shape, each service is
  * warmed up with uniform load that is not measured. Then all shapes take turns, three times over, because a shared machine
  * is now faster, now slower; of each, the run with the median of posted/s is told, and the faults of all. It is the
- * same 1,000 accounts all the time: after warming up, each has sent and received some dozen transfers, as accounts have.
+ * same 1,000 accounts all the time: after warming up, each has sent and received a dozen and more, as accounts have.
  */
 import type { Bench } from './main.ts'
 import type { Result, Row } from './report.ts'

@@ -79,11 +79,11 @@ BEGIN
   outcomes := array_fill(NULL::text, ARRAY[cardinality(ids)]);
   long_tails := '{}';
 
-  -- 3. The state of each claimed source, one after the other. Of what it received, its last closing is often enough for
-  --    all it is asked to send: the credits since are added up only if not (OFFSET 0 keeps the question outside of the
-  --    sum). The moment is taken under the claim and is at least the
-  --    one before, so time never runs backwards along a chain, not even when the clock does; and it is taken after the
-  --    credits were read, so that at every past moment what was spent had been received.
+  -- 3. The state of each claimed source, one after the other. Of what it received, its last closing is often enough
+  --    for all it is asked to send: the credits since are added up only if not (OFFSET 0 keeps the question outside of
+  --    the sum). The moment is taken under the claim and is at least the one before, so time never runs backwards
+  --    along a chain, not even when the clock does; and it is taken after the credits were read, so that at every past
+  --    moment what was spent had been received.
   -- 4. And its requests, in the order asked. Each decision, posted or rejected, takes the next index: were rejections
   --    recorded outside the chain, two transactions could hold each other's repeated id and wait in a circle.
 
